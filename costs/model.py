@@ -1,0 +1,69 @@
+"""A cost, and the models that give one: exact counts here, measured tables in ``costs.table``.
+
+Every cost says its unit and its kind (how it was obtained), so that an estimate can never pass for a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from costs.shapes import LayerShape
+
+CostName = Literal["latency_ms", "energy_mj", "macs", "params"]
+Kind = Literal["exact", "measured", "interpolated", "calibrated_sum", "estimated:power_x_time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A number with its unit and kind, and the interval it lies in where one is known (95 %)."""
+
+    value: float
+    unit: str
+    kind: Kind
+    low: float | None = None
+    high: float | None = None
+
+
+class CostModel(Protocol):
+    """What a layer contributes to the cost of a whole network.
+
+    ``network(shapes)`` is ``network(())`` plus the sum of ``layer(shape)``: selection relies on it.  Both raise
+    ``costs.table.NoCost`` for a shape they can't answer for.
+    """
+
+    name: CostName
+    unit: str
+
+    def layer(self, shape: LayerShape) -> Cost: ...
+
+    def network(self, shapes: Sequence[LayerShape]) -> Cost: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Macs:
+    """Multiply-accumulates of one image (1 MAC = one multiply and one add; not FLOPs)."""
+
+    name: CostName = "macs"
+    unit: str = "MACs"
+
+    def layer(self, shape: LayerShape) -> Cost:
+        return Cost(shape.macs, self.unit, "exact")
+
+    def network(self, shapes: Sequence[LayerShape]) -> Cost:
+        return Cost(sum(shape.macs for shape in shapes), self.unit, "exact")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Trainable parameters."""
+
+    name: CostName = "params"
+    unit: str = "parameters"
+
+    def layer(self, shape: LayerShape) -> Cost:
+        return Cost(shape.parameters, self.unit, "exact")
+
+    def network(self, shapes: Sequence[LayerShape]) -> Cost:
+        return Cost(sum(shape.parameters for shape in shapes), self.unit, "exact")

@@ -1,0 +1,126 @@
+"""The job spec: what a user submits, as YAML or JSON.  Pure data, bounded, unknown keys refused.
+
+``JobSpec`` asks for a growth job, ``ProfileSpec`` for a cost table.  What can only be checked against the store or a disk (does the
+device have a table, is there such a folder, does the budget cover the seed) is in ``store.admission``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from costs.families import MAX_WIDTH, MIN_WIDTH, Family
+from costs.model import CostName
+
+DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "imagenet", "synthetic"]
+ScorerName = Literal["splitting", "rayleigh", "exact", "random"]
+ControlName = Literal["uniform", "cost_only", "random"]
+Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4096)
+
+
+class DataSpec(_Spec):
+    """Which images."""
+
+    name: DataName = Field(description="data set")
+    root: str | None = Field(default=None, description="folder of the data, relative to the data root (WATTLE_DATA_ROOT) or inside it")
+    image_size: int | None = Field(default=None, ge=8, le=224, description="pixels per side after resizing; default: the data set's own")
+    classes: int | None = Field(default=None, ge=2, le=1000, description="number of classes, for synthetic data only")
+    samples: int | None = Field(default=None, ge=64, le=1_000_000, description="number of images, for synthetic data only")
+
+    @model_validator(mode="after")
+    def _fields_fit_name(self) -> DataSpec:
+        if self.name != "synthetic" and (self.classes is not None or self.samples is not None):
+            raise ValueError(f"classes and samples are for synthetic data; {self.name} brings its own: leave them out")
+        if self.name == "imagefolder" and self.root is None:
+            raise ValueError("root is missing; imagefolder needs the folder that holds one sub-folder per class")
+        return self
+
+
+class NetworkSpec(_Spec):
+    """The seed network: a family, and either all widths or a multiplier of the published ones."""
+
+    family: Family = Field(description="network family")
+    widths: tuple[Annotated[int, Field(ge=MIN_WIDTH, le=MAX_WIDTH)], ...] | None = Field(
+        default=None, max_length=64, description="one width per channel group"
+    )
+    width_multiplier: float | None = Field(default=None, gt=0, le=4, description="factor on the family's published widths")
+    activation: Literal["silu", "relu"] = Field(default="silu", description="activation function")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> NetworkSpec:
+        if (self.widths is None) == (self.width_multiplier is None):
+            raise ValueError("give either widths or width_multiplier")
+        return self
+
+
+class GrowthSpec(_Spec):
+    """How the network grows."""
+
+    scorer: ScorerName = Field(default="splitting", description="how channels are scored")
+    rounds: int = Field(default=3, ge=1, le=50, description="growth rounds")
+    split_step: float = Field(default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm")
+    max_growth: float = Field(default=4.0, gt=1, le=64, description="no channel group grows beyond this multiple of its seed width")
+    scoring_samples: int = Field(default=512, ge=16, le=1_000_000, description="training images used to find splitting directions")
+    fresh_samples: int = Field(default=256, ge=16, le=1_000_000, description="other images used to predict the gain of those directions")
+
+
+class BudgetSpec(_Spec):
+    """What the grown network may cost."""
+
+    cost: CostName = Field(description="quantity that is limited")
+    limit: float = Field(gt=0, description="largest allowed value, in the unit of the quantity (ms, mJ, MACs, parameters)")
+    device: Name = Field(default="this-host", description="device whose cost table prices latency and energy")
+    batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference for which latency or energy is limited")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of the inference")
+
+
+class TrainingSpec(_Spec):
+    """How networks are trained; one learning-rate schedule spans the whole job."""
+
+    epochs_per_round: float = Field(default=4, gt=0, le=1000, description="epochs of the seed, and again after each growth round")
+    final_epochs: float = Field(default=8, gt=0, le=10_000, description="epochs after the last round")
+    batch_size: int = Field(default=64, ge=2, le=8192, description="images per training step")
+    learning_rate: float = Field(default=0.2, gt=0, le=100, description="peak learning rate of SGD")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="weight decay of SGD")
+    schedule: Literal["one_cycle", "cosine"] = Field(default="one_cycle", description="learning-rate schedule over the whole job")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of everything random")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads for training; part of what makes a run repeatable")
+
+
+class JobSpec(_Spec):
+    """A growth job."""
+
+    name: Name = Field(description="name shown in lists")
+    data: DataSpec
+    network: NetworkSpec
+    growth: GrowthSpec = GrowthSpec()
+    budget: BudgetSpec
+    training: TrainingSpec = TrainingSpec()
+    controls: tuple[ControlName, ...] = Field(default=("uniform", "cost_only", "random"), max_length=3, description="baselines to run")
+
+    @model_validator(mode="after")
+    def _controls_once(self) -> JobSpec:
+        if len(set(self.controls)) != len(self.controls):
+            raise ValueError("a control is named twice; name each once")
+        return self
+
+
+class ProfileSpec(_Spec):
+    """A request to measure a device for every layer shape that growing a network can meet."""
+
+    name: Name = Field(default="profile", description="name shown in lists")
+    device: Name = Field(default="this-host", description="device to measure")
+    network: NetworkSpec
+    image_size: int = Field(ge=8, le=224, description="pixels per side")
+    in_channels: int = Field(ge=1, le=3, description="image channels")
+    classes: int = Field(ge=2, le=100_000, description="number of classes")
+    max_growth: float = Field(default=4.0, gt=1, le=64, description="measure widths up to this multiple of the seed's")
+    batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
+    seconds: float = Field(default=60, gt=0, le=86_400, description="time budget for measuring")
