@@ -33,8 +33,11 @@ class CostModel(Protocol):
     ``costs.table.NoCost`` for a shape they can't answer for.
     """
 
-    name: CostName
-    unit: str
+    @property
+    def name(self) -> CostName: ...
+
+    @property
+    def unit(self) -> str: ...
 
     def layer(self, shape: LayerShape) -> Cost: ...
 
