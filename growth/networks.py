@@ -25,7 +25,7 @@ class Block(nn.Sequential):
     residual = False
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C_in, H, W] -> [B, C_out, H', W']
-        y: Tensor = super().forward(x)
+        y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return x + y if self.residual else y
 
 
@@ -43,14 +43,14 @@ def build(network: Network, generator: torch.Generator | None = None) -> nn.Sequ
             if unit.shape.op == "linear":
                 parent.add_module("flatten", nn.Flatten())
             parent.add_module(name, _module(unit.shape))
-            if unit.shape.residual:
-                parent.residual = True
+            if isinstance(parent, Block):
+                parent.residual |= unit.shape.residual
     model.to_empty(device="cpu")
     _initialise(model, generator)
     return model
 
 
-def _block(model: nn.Sequential, path: str) -> nn.Sequential:
+def _block(model: nn.Sequential, path: str) -> Block:
     """The block at ``path`` ("blocks.3"), made when its first unit arrives."""
     row, _, index = path.partition(".")
     if row not in model._modules:

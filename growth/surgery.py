@@ -1,0 +1,230 @@
+"""Splitting channels: a wider model that computes the same function at step 0.
+
+Splitting channel k with weights theta_k (its rows in every producer of its group, one after the other) along a unit direction v:
+
+    parent     theta_k + step * ||theta_k|| * v      stays at position k
+    offspring  theta_k - step * ||theta_k|| * v      appended at the end
+
+Passengers (norms, depthwise convolutions) copy the parent's row.  Consumers read both with half the parent's weight each, so the
+sum at the merge point is unchanged at step 0 and changes by O(step^2) otherwise (Liu, Wu, Wang, arXiv 1910.02366).
+
+Rows are moved before columns are shared: where a producer also reads a split group, the direction is halved on its duplicated
+inputs together with the weights it moved.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+if TYPE_CHECKING:
+    from growth.groups import ChannelGraph, ChannelGroup
+
+UNIT_NORM_TOLERANCE = 1e-3
+_Sources = dict[str, tuple[Tensor | None, Tensor | None]]
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Channels of one group to split: ``channels`` [n] int64, each once; ``directions`` [n, d] unit rows.
+
+    d is the number of weights of one channel: its rows in the group's producers, flattened and concatenated in their order, no bias.
+    """
+
+    group: int
+    channels: Tensor
+    directions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMap:
+    """Where the entries of a wider model come from.
+
+    ``sources`` holds, by state-dict name, the index of the old tensor's row (and column) for each row (and column) of the new one;
+    None for an axis that did not change.  A name that is absent did not change at all.
+    """
+
+    sources: Mapping[str, tuple[Tensor | None, Tensor | None]]
+
+    def take(self, name: str, tensor: Tensor) -> Tensor:
+        """A copy of ``tensor``, laid out like the old entry ``name``, with rows and columns laid out like the new one."""
+        rows, columns = self.sources.get(name, (None, None))
+        taken = tensor.clone() if rows is None else tensor.index_select(0, rows.to(tensor.device))
+        return taken if columns is None else taken.index_select(1, columns.to(tensor.device))
+
+
+def widen(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: float) -> tuple[nn.Module, ChannelMap]:
+    """A copy of ``model`` with the channels of ``splits`` split by ``step`` times their parent's norm, and where its entries came from.
+
+    ``model`` is untouched.  ValueError, with value, limit and remedy, for a split that does not fit the graph or a graph that does
+    not fit the model; TypeError for a module that can't be widened.
+    """
+    _check(model, graph, splits, step)
+    wider = copy.deepcopy(model)
+    wider.zero_grad(set_to_none=True)
+    sources: _Sources = {}
+    for split in splits:
+        _split_rows(wider, graph.groups[split.group], split, step, sources)
+    for split in splits:
+        _share_columns(wider, graph.groups[split.group], split, sources)
+    return wider, ChannelMap(sources)
+
+
+def _split_rows(model: nn.Module, group: ChannelGroup, split: Split, step: float, sources: _Sources) -> None:
+    """Move the parents' rows one way and append the offspring's, moved the other way; append rows to the passengers."""
+    parents = split.channels.cpu()
+    rows = torch.cat([torch.arange(group.width), parents])
+    offspring = torch.arange(group.width, len(rows))
+    for name, move in zip(group.producers, _moves(model, group, split, step), strict=True):
+        module = model.get_submodule(name)
+        _take_rows(module, name, rows, sources)
+        weight = _tensor(module, "weight").detach()
+        weight[parents.to(weight.device)] += move
+        weight[offspring.to(weight.device)] -= move
+    for name in group.passengers:
+        _take_rows(model.get_submodule(name), name, rows, sources)
+
+
+def _moves(model: nn.Module, group: ChannelGroup, split: Split, step: float) -> list[Tensor]:
+    """What each producer adds to its parents' rows: step * ||theta|| * v, [n, *row shape] per producer."""
+    weights = [_tensor(model.get_submodule(name), "weight").detach() for name in group.producers]
+    parents = [weight[split.channels.to(weight.device)] for weight in weights]
+    theta = torch.cat([rows.flatten(1) for rows in parents], 1)  # [n, d]
+    move = step * theta.norm(dim=1, keepdim=True) * split.directions.to(theta)
+    pieces = move.split([rows[0].numel() for rows in parents], 1)
+    return [piece.view_as(rows) for piece, rows in zip(pieces, parents, strict=True)]
+
+
+def _take_rows(module: nn.Module, path: str, rows: Tensor, sources: _Sources) -> None:
+    """Replace every per-channel tensor of ``module`` by its ``rows``."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(module, name, None) is None:
+            continue
+        old = _tensor(module, name)
+        _replace(module, name, old.detach()[rows.to(old.device)])
+        sources[f"{path}.{name}"] = (rows, None)
+    width = len(rows)
+    if isinstance(module, nn.Conv2d):
+        module.out_channels = width
+        if module.groups > 1:  # depthwise
+            module.in_channels = module.groups = width
+    elif isinstance(module, nn.Linear):
+        module.out_features = width
+    elif isinstance(module, _NORMS):
+        module.num_features = width
+
+
+def _share_columns(model: nn.Module, group: ChannelGroup, split: Split, sources: _Sources) -> None:
+    """Let each consumer read parent and offspring with half the parent's weights."""
+    parents = split.channels.cpu()
+    channels = torch.cat([torch.arange(group.width), parents])
+    share = torch.ones(group.width)
+    share[parents] = 0.5
+    for consumer in group.consumers:
+        module = model.get_submodule(consumer.name)
+        # After a flatten, channel c owns the columns c * m ... c * m + m - 1.
+        columns = (channels[:, None] * consumer.columns + torch.arange(consumer.columns)).flatten()
+        old = _tensor(module, "weight").detach()
+        shares = share[channels].repeat_interleave(consumer.columns).to(old).view(1, -1, *[1] * (old.dim() - 2))
+        _replace(module, "weight", old[:, columns.to(old.device)] * shares)
+        name = f"{consumer.name}.weight"
+        sources[name] = (sources.get(name, (None, None))[0], columns)
+        if isinstance(module, nn.Conv2d):
+            module.in_channels = len(columns)
+        else:
+            cast(nn.Linear, module).in_features = len(columns)
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    return cast(Tensor, getattr(module, name))
+
+
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+    old = _tensor(module, name)
+    setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+
+
+def _check(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: float) -> None:
+    if not 0 <= step < float("inf"):
+        raise ValueError(f"split step is {step}; it must be finite and at least 0")
+    for group, count in Counter(split.group for split in splits).items():
+        if not 0 <= group < len(graph.groups):
+            raise ValueError(f"channel group is {group}; the graph has groups 0 to {len(graph.groups) - 1}")
+        if count > 1:
+            raise ValueError(f"channel group {group} is split {count} times in one call; give all its channels in one Split")
+    names = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    uses = Counter(names.values())
+    shared = {name for name, key in names.items() if uses[key] > 1}
+    for split in splits:
+        fan_in = _check_group(model, split.group, graph.groups[split.group], shared)
+        _check_split(split, graph.groups[split.group].width, fan_in)
+
+
+def _check_group(model: nn.Module, number: int, group: ChannelGroup, shared: set[str]) -> int:
+    """The number of weights of one channel of ``group``, once every module of it is found fit to be widened."""
+    fan_in = 0
+    for name in group.producers:
+        weight = _check_module(model, name, (nn.Conv2d, nn.Linear), shared)
+        _check_width(number, name, "outputs", len(weight), group.width)
+        if getattr(model.get_submodule(name), "groups", 1) != 1:
+            raise TypeError(f"{name} is a grouped convolution and produces channels; only convolutions with groups=1 can be split")
+        fan_in += weight[0].numel()
+    for name in group.passengers:
+        module = model.get_submodule(name)
+        if not module.state_dict():
+            continue  # an activation or a pooling: nothing to widen
+        _check_module(model, name, (*_NORMS, nn.Conv2d), shared)
+        features = module.num_features if isinstance(module, _NORMS) else cast(nn.Conv2d, module).groups
+        _check_width(number, name, "channels", features, group.width)
+        if isinstance(module, nn.Conv2d) and module.out_channels != module.groups:
+            raise TypeError(f"{name} makes {module.out_channels} channels of {module.groups}; a depthwise passenger must keep the number")
+    for consumer in group.consumers:
+        weight = _check_module(model, consumer.name, (nn.Conv2d, nn.Linear), shared)
+        _check_width(number, consumer.name, "inputs", weight.shape[1], group.width * consumer.columns)
+    return fan_in
+
+
+def _check_module(model: nn.Module, name: str, types: tuple[type[nn.Module], ...], shared: set[str]) -> Tensor:
+    module = model.get_submodule(name)
+    if not isinstance(module, types) or is_parametrized(module):
+        kind = "parametrised " * is_parametrized(module) + type(module).__name__
+        raise TypeError(f"{name} is a {kind}; here only {', '.join(t.__name__ for t in types)} can be widened: replace or freeze it")
+    if f"{name}.weight" in shared:
+        raise TypeError(f"{name} shares its weight with another module; give each its own weight before splitting")
+    return _tensor(module, "weight")
+
+
+def _check_width(number: int, name: str, what: str, width: int, expected: int) -> None:
+    if width != expected:
+        raise ValueError(
+            f"{name} has {width} {what}, but channel group {number} of the graph wants {expected}; trace the model again (find_groups)"
+        )
+
+
+def _check_split(split: Split, width: int, fan_in: int) -> None:
+    where = f"split of channel group {split.group}"
+    channels = split.channels.tolist()
+    if split.channels.dtype != torch.int64 or split.channels.dim() != 1:
+        raise ValueError(f"{where}: channels are {split.channels.dtype} of shape {list(split.channels.shape)}; give int64 of shape [n]")
+    for channel, count in Counter(channels).items():
+        if not 0 <= channel < width:
+            raise ValueError(f"{where}: channel {channel} does not exist; the group has channels 0 to {width - 1}")
+        if count > 1:
+            raise ValueError(
+                f"{where}: channel {channel} comes {count} times; a channel splits once per call, call again to split it further"
+            )
+    if split.directions.shape != (len(channels), fan_in):
+        raise ValueError(f"{where}: directions have shape {list(split.directions.shape)}; give one row of {fan_in} weights per channel")
+    if not split.directions.isfinite().all():
+        raise ValueError(f"{where}: a direction holds NaN or infinity; score the channels again, or leave them out")
+    norms = split.directions.norm(dim=1)
+    if len(norms) and (worst := (norms - 1).abs().max().item()) > UNIT_NORM_TOLERANCE:
+        raise ValueError(f"{where}: the length of a direction is {worst:.3g} away from 1; divide each by its length")
