@@ -198,15 +198,10 @@ class Client:
     ) -> Document:
         # NaN and dates travel as the server's JSON reader takes them, so that it can refuse them by field
         content = None if body is None else json.dumps(body, default=str)
-        all_headers = {
-            "Accept": "application/json",
-            **({"Content-Type": "application/json"} if body is not None else {}),
-            **(headers or {}),
-        }
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        all_headers = {"Accept": "application/json", **kind, **(headers or {})}
         try:
-            response = self._http.request(
-                method, path, content=content, params=params, headers={"Accept": "application/json", **kind, **(headers or {})}
-            )
+            response = self._http.request(method, path, content=content, params=params, headers=all_headers)
         except httpx.TransportError as error:
             raise NoServerError(self.url, _reason(error)) from error
         document = _document(response, self.url)
