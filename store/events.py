@@ -1,0 +1,49 @@
+"""The event feed that watchers follow.
+
+Of progress events only a job's latest is kept: an older one says nothing that a late watcher still needs, and the table stays small.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.orm import Session
+
+from store.database import Database
+from store.tables import EventRow, JobRow
+from store.views import Event, EventType
+
+_ORDER_LOCK = 0x77A77EE
+
+
+def emit(session: Session, job_id: str, kind: EventType, payload: dict[str, Any]) -> None:
+    """Append an event.  Call it last in a transaction: from here on no other transaction can append until this one ends."""
+    if session.get_bind().dialect.name == "postgresql":
+        # Sequence numbers are drawn before they are committed; without order a watcher could see 7, ask for more than 7, and miss 6.
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ORDER_LOCK})
+    if kind == "progress":
+        session.execute(delete(EventRow).where(EventRow.job_id == job_id, EventRow.type == "progress"))
+    session.add(EventRow(job_id=job_id, type=kind, payload=payload))
+    session.flush()
+
+
+def emit_state(session: Session, row: JobRow) -> None:
+    """Append what a watcher of the job's state wants to know."""
+    payload = {name: getattr(row, name) for name in ("state", "desired", "attempt", "max_attempts", "cause", "message")}
+    emit(session, row.id, "state", payload)
+
+
+def events_after(db: Database, seq: int, job_id: str | None = None, limit: int = 500) -> list[Event]:
+    """The next events after ``seq``, of one job or of all, oldest first."""
+    query = select(EventRow).where(EventRow.seq > seq).order_by(EventRow.seq).limit(limit)
+    if job_id is not None:
+        query = query.where(EventRow.job_id == job_id)
+    with db.reading() as session:
+        return [Event(row.seq, row.job_id, row.type, row.payload) for row in session.scalars(query)]
+
+
+def last_seq(db: Database) -> int:
+    """The newest event's number, 0 if there is none: where a watcher starts who has just read the state of things."""
+    with db.reading() as session:
+        return session.scalar(select(EventRow.seq).order_by(EventRow.seq.desc()).limit(1)) or 0
