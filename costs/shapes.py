@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Op = Literal["conv2d", "linear", "max_pool", "global_pool"]
-Activation = Literal["none", "silu", "relu"]
+Activation = Literal["none", "silu", "relu", "other"]  # other: exact counts only, no profiler measures it
 
 
 @dataclass(frozen=True, slots=True, order=True)
