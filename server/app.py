@@ -1,0 +1,80 @@
+"""The application: what it holds while it lives, and what it is put together from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from server import devices, docs, events, health, jobs, problems, results
+from server.deps import Service
+from server.guard import Guard
+from store.artifacts import ArtifactStore
+from store.database import Database
+from store.queue import celery_app
+from store.relay import Keeper
+from store.settings import Settings
+
+MAX_BODY_BYTES = 262_144
+
+_DESCRIPTION = "Grows neural networks for a device: submit a job, watch it, read its report. Errors are problem documents (RFC 9457)."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The server.  Nothing is opened before it starts; its database must be at this version's revision."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = await run_in_threadpool(_open, settings)
+        app.state.service, app.state.streams = service, 0
+        service.keeper.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(_close, service)
+
+    app = FastAPI(
+        title="Wattle", version=version("wattle-nas"), description=_DESCRIPTION, lifespan=lifespan,
+        docs_url=None, redoc_url=None, max_body_size=MAX_BODY_BYTES,
+    )  # fmt: skip
+    problems.install(app)
+    app.add_exception_handler(events.StreamIsOver, events.no_content)
+    for router in (jobs.specs, jobs.router, results.router, events.router, devices.router, health.router, docs.router):
+        app.include_router(router)
+    # The dashboard's pages go here: app.include_router(pages.router); app.mount("/static", ...)
+    app.add_middleware(Guard)
+    _document(app)
+    return app
+
+
+def _open(settings: Settings) -> Service:
+    db = Database(settings.database)
+    db.check_revision()
+    broker = celery_app(settings)
+    return Service(settings, db, ArtifactStore(settings.artifact_dir), broker, Keeper(db, broker, settings))
+
+
+def _close(service: Service) -> None:
+    service.keeper.stop()
+    service.db.close()
+
+
+def _document(app: FastAPI) -> None:
+    """Errors are documented under the media type they are sent as; FastAPI knows only the one of successes."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            for operation in (each for path in schema["paths"].values() for each in path.values()):
+                for status, response in operation["responses"].items():
+                    content = response.get("content", {})
+                    if int(status) >= 400 and "application/json" in content:
+                        content[problems.MEDIA_TYPE] = content.pop("application/json")
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the schema

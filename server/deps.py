@@ -1,0 +1,84 @@
+"""What a route may ask for: the database, the settings, the cost tables, the job its path names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from costs.table import CostTable
+from server.problems import not_found
+from store import devices, jobs
+from store.artifacts import ArtifactStore
+from store.database import Database
+from store.jobs import Job
+from store.queue import Broker
+from store.relay import Keeper
+from store.settings import Settings
+from store.views import Device, UnknownDevice
+
+ID_PATTERN = r"^[0-9A-Za-z_-]{1,32}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+@dataclass(slots=True)
+class Tables:
+    """Cost tables by device, read again when their version in the store has grown."""
+
+    _known: dict[str, tuple[int, CostTable]] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def load(self, db: Database, name: str) -> CostTable:
+        version = devices.table_version(db, name)
+        with self._lock:
+            known = self._known.get(name)
+        if known is not None and known[0] == version:
+            return known[1]
+        table = devices.load_table(db, name)
+        with self._lock:
+            self._known[name] = (version, table)
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """All that lives as long as the application."""
+
+    settings: Settings
+    db: Database
+    artifacts: ArtifactStore
+    broker: Broker
+    keeper: Keeper
+    tables: Tables = field(default_factory=Tables)
+
+
+def service(request: Request) -> Service:
+    found: Service = request.app.state.service
+    return found
+
+
+TheService = Annotated[Service, Depends(service)]
+
+
+def existing_job(service: TheService, job_id: Annotated[str, Path(pattern=ID_PATTERN, description="id of the job")]) -> Job:
+    """The job of the path; 404 if there is none."""
+    try:
+        return jobs.get(service.db, job_id)
+    except jobs.UnknownJob as error:
+        raise not_found("job", job_id, "GET /v1/jobs lists all jobs") from error
+
+
+def existing_device(
+    service: TheService, name: Annotated[str, Path(pattern=NAME_PATTERN, max_length=80, description="name of the device")]
+) -> Device:
+    """The device of the path; 404 if no worker has registered it."""
+    try:
+        return devices.device(service.db, name)
+    except UnknownDevice as error:
+        raise not_found("device", name, f"start a worker on it: wattle worker --device {name}") from error
+
+
+TheJob = Annotated[Job, Depends(existing_job)]
+TheDevice = Annotated[Device, Depends(existing_device)]

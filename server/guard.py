@@ -1,0 +1,65 @@
+"""What every request passes: only loopback host names, no writes from other sites' pages, and headers that keep browsers strict.
+
+There is no authentication yet, so a web page that the user happens to visit must not reach this server: neither by a name of its own
+that resolves to 127.0.0.1 (host check), nor by posting a form to it (origin check).
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.problems import problem
+
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Guard:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_strict(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        reason = _refused(scope["method"], Headers(scope=scope))
+        await (problem(*reason) if reason else self.app)(scope, receive, send_strict)
+
+
+def _refused(method: str, headers: Headers) -> tuple[int, str] | None:
+    """Status and reason, or None for a request that may pass."""
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if _name(f"//{host}") not in LOOPBACK_NAMES:
+        return 400, f"host {host!r} is not a name of this machine's loopback; use 127.0.0.1 or localhost"
+    if method in SAFE_METHODS:
+        return None
+    if (origin is not None and urlsplit(origin).netloc != host) or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return 403, f"a page of another site ({origin or 'unknown'}) may not change anything here"
+    return None
+
+
+def _name(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None

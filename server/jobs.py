@@ -1,0 +1,113 @@
+"""Submit, list, look at and cancel jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel
+
+from server.bodies import SpecRoute, also_yaml
+from server.deps import ID_PATTERN, TheJob, TheService
+from server.problems import Refusal, documented
+from server.views import DryRun, JobPage, JobView, ProfileDryRun
+from store import admission, jobs
+from store.problems import Problem
+from store.queue import GROWTH_QUEUE, profile_queue
+from store.spec import JobSpec, ProfileSpec
+from store.views import JobKind, JobState
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+specs = APIRouter(prefix="/v1", tags=["jobs"], route_class=SpecRoute)
+
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,200}$", description="the same key with the same spec gives the same job"),
+]
+DryRunFlag = Annotated[bool, Query(description="check everything, create nothing")]
+
+
+def _answers(dry_run: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    location = {"Location": {"schema": {"type": "string"}, "description": "the job"}}
+    return {
+        200: {"description": "Dry run: what would be started", "model": dry_run},
+        202: {"description": "Accepted", "headers": location},
+        **documented(400, 403, 409, 413, 415, 422),
+    }
+
+
+@specs.post(
+    "/jobs",
+    status_code=202,
+    response_model=JobView,
+    responses=_answers(DryRun),
+    openapi_extra=also_yaml("JobSpec"),
+)
+def submit_job(spec: JobSpec, service: TheService, response: Response, dry_run: DryRunFlag = False, key: Key = None) -> JobView | Response:
+    """Submit a growth job.  What is wrong with the spec is named field by field; a dry run says the same and creates nothing."""
+    admitted = admission.admit(spec, service.db, service.settings, service.tables.load)
+    if dry_run:
+        return _shown(DryRun.of(spec.name, spec.budget.limit, admitted))
+    return _submitted(service, "growth", GROWTH_QUEUE, spec, key, response)
+
+
+@specs.post(
+    "/profiles",
+    status_code=202,
+    response_model=JobView,
+    responses=_answers(ProfileDryRun),
+    openapi_extra=also_yaml("ProfileSpec"),
+)
+def submit_profile(
+    spec: ProfileSpec, service: TheService, response: Response, dry_run: DryRunFlag = False, key: Key = None
+) -> JobView | Response:
+    """Submit a job that measures a device for every layer shape that growing a network can meet."""
+    admitted = admission.admit_profile(spec, service.db)
+    if dry_run:
+        return _shown(ProfileDryRun.of(spec.name, spec.device, admitted))
+    return _submitted(service, "profile", profile_queue(spec.device), spec, key, response)
+
+
+@router.get("/jobs", responses=documented(422))
+def list_jobs(
+    service: TheService,
+    state: JobState | None = None,
+    kind: JobKind | None = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="jobs per page")] = 50,
+    cursor: Annotated[str | None, Query(pattern=ID_PATTERN, description="`next` of the page before")] = None,
+) -> JobPage:
+    """Jobs, newest first."""
+    last_event = jobs.last_seq(service.db)  # read first: an event that comes in between is then seen twice, never missed
+    found = jobs.find(service.db, state=state, kind=kind, before=cursor, limit=limit + 1)
+    page = found[:limit]
+    return JobPage(jobs=[JobView.of(job) for job in page], next=page[-1].id if len(found) > limit else None, last_event=last_event)
+
+
+@router.get("/jobs/{job_id}", responses=documented(404, 422))
+def get_job(job: TheJob) -> JobView:
+    """A job, with its progress."""
+    return JobView.of(job)
+
+
+@router.post("/jobs/{job_id}/cancel", status_code=202, responses=documented(403, 404, 409, 422))
+def cancel_job(job: TheJob, service: TheService) -> JobView:
+    """Cancel a job.  A queued one is cancelled at once; a running one shows ``cancelled`` when no process of it is alive."""
+    try:
+        return JobView.of(jobs.cancel(service.db, job.id))
+    except jobs.JobIsTerminal as error:
+        raise Refusal(409, str(error)) from error
+
+
+def _submitted(service: TheService, kind: JobKind, queue: str, spec: JobSpec | ProfileSpec, key: str | None, response: Response) -> JobView:
+    try:
+        document = spec.model_dump(mode="json")
+        job, _ = jobs.submit(service.db, kind, spec.name, document, queue, service.settings.max_attempts, key)
+    except jobs.IdempotencyConflict as error:
+        remedy = "use a new key for a new submission"
+        raise Refusal(409, str(error), [Problem("header.Idempotency-Key", key, None, remedy, str(error))]) from error
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return JobView.of(job)
+
+
+def _shown(view: DryRun | ProfileDryRun) -> Response:
+    return Response(view.model_dump_json(), 200, media_type="application/json")

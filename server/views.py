@@ -1,0 +1,353 @@
+"""Every JSON shape the API sends, and the bodies it takes besides the specs of ``store.spec``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from costs.model import Cost, CostModel, CostName, Kind
+from costs.shapes import Activation, LayerShape, Op, Unit, Wiring
+from costs.table import Calibration, CostEntry, Setting
+from store.admission import Admission, ProfileAdmission
+from store.problems import Problem
+from store.spec import NetworkSpec
+from store.views import Artifact, Cause, Desire, Device, Job, JobKind, JobState, Round
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ProblemView(_View):
+    """One thing that is wrong with a request."""
+
+    field: str = Field(description="dotted path of the field")
+    value: Any = Field(description="what was given; long values are cut")
+    limit: Any = Field(description="what is allowed; null where no number or list says it")
+    remedy: str = Field(description="what to do")
+    message: str = Field(description="all of it in one sentence")
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        return cls(**asdict(problem))
+
+
+class ProblemDocument(_View):
+    """A problem document (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[ProblemView] = []
+
+
+class JobView(_View):
+    """A job: ``state`` is what is so, ``desired`` what was asked for."""
+
+    id: str
+    kind: JobKind
+    name: str
+    queue: str
+    state: JobState
+    desired: Desire
+    attempt: int
+    max_attempts: int
+    progress: dict[str, Any] = Field(description="phase, run, round, step, overall_fraction, loss, cost, ... as the worker last said")
+    cause: Cause | None = Field(description="why it failed, in a word")
+    message: str | None = Field(description="why it failed, in a sentence")
+    worker: str | None = Field(description="who works on it; null unless it runs")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    heartbeat_at: datetime | None = Field(description="when its worker was last heard of")
+    spec: dict[str, Any]
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        return cls(**{name: getattr(job, name) for name in cls.model_fields})
+
+
+class JobPage(_View):
+    """Jobs, newest first."""
+
+    jobs: list[JobView]
+    next: str | None = Field(description="cursor of the following page; null on the last one")
+    last_event: int = Field(description="events up to this one are part of what you see; follow GET /v1/events from here")
+
+
+class CostView(_View):
+    """A cost with its unit, kind and 95 % interval."""
+
+    value: float
+    unit: str
+    kind: Kind
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, cost: Cost) -> Self:
+        return cls(**asdict(cost))
+
+
+class DryRun(_View):
+    """What submitting this job would start from.  Nothing was created."""
+
+    name: str
+    cost: CostName
+    limit: float
+    unit: str
+    seed_cost: CostView
+    widths: list[int] = Field(description="seed widths, one per channel group")
+    image_size: int
+    in_channels: int
+    classes: int
+    samples: int | None = Field(description="labelled images, where known before loading")
+    macs: int
+    params: int
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, name: str, limit: float, admission: Admission) -> Self:
+        shapes, model = admission.wiring.shapes(), admission.cost_model
+        return cls(
+            name=name, cost=model.name, limit=limit, unit=model.unit, seed_cost=CostView.of(admission.seed_cost),
+            widths=list(admission.network.widths), **asdict(admission.data), macs=sum(shape.macs for shape in shapes),
+            params=sum(shape.parameters for shape in shapes), warnings=list(admission.warnings),
+        )  # fmt: skip
+
+
+class ProfileDryRun(_View):
+    """What this profile would measure.  Nothing was created."""
+
+    name: str
+    device: str
+    widths: list[int]
+    units: int = Field(description="layers of the network, each measured at several widths")
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, name: str, device: str, admission: ProfileAdmission) -> Self:
+        wiring = admission.wiring
+        return cls(name=name, device=device, widths=list(wiring.widths), units=len(wiring.units), warnings=list(admission.warnings))
+
+
+class RoundView(_View):
+    """A growth round.  ``payload``: widths and costs before and after, predicted and realised change of the loss, roll-back."""
+
+    run: str
+    number: int
+    step: int = Field(description="training step of the run at which it was taken")
+    payload: dict[str, Any]
+
+    @classmethod
+    def of(cls, growth_round: Round) -> Self:
+        return cls(**asdict(growth_round))
+
+
+class RoundList(_View):
+    rounds: list[RoundView]
+
+
+class MetricSeries(_View):
+    metrics: dict[str, dict[str, list[tuple[int, float]]]] = Field(description="run -> metric -> [[step, value], ...]")
+
+
+class ArtifactView(_View):
+    name: str
+    sha256: str
+    size: int = Field(description="bytes")
+    media_type: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        return cls(size=artifact.size_bytes, **{name: getattr(artifact, name) for name in cls.model_fields if name != "size"})
+
+
+class ArtifactList(_View):
+    artifacts: list[ArtifactView]
+
+
+class SettingView(_View):
+    """How a network is executed."""
+
+    batch_size: int
+    threads: int
+    dtype: str
+    layout: str
+
+    @classmethod
+    def of(cls, setting: Setting) -> Self:
+        return cls(batch_size=setting.batch, threads=setting.threads, dtype=setting.dtype, layout=setting.layout)
+
+
+class CalibrationView(_View):
+    """The factor that turns sums of layers into costs of whole networks, and its leave-one-out error."""
+
+    quantity: CostName
+    setting: SettingView
+    scale: float
+    error_percent: float
+    anchors: int
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> Self:
+        return cls(
+            quantity=calibration.quantity, setting=SettingView.of(calibration.setting), scale=calibration.scale,
+            error_percent=calibration.error_percent, anchors=len(calibration.anchors),
+        )  # fmt: skip
+
+
+class DeviceView(_View):
+    """A device that a worker has registered, and how much of it was measured."""
+
+    name: str
+    fingerprint: dict[str, Any]
+    table_version: int = Field(description="grows with every change of the cost table; 0: no table yet")
+    entries: int = Field(description="cost entries of layers")
+    calibrations: int = Field(description="quantities and settings that whole networks were measured for")
+    registered_at: datetime
+    measured_at: datetime | None
+
+    @classmethod
+    def of(cls, device: Device) -> Self:
+        return cls(**asdict(device))
+
+
+class DeviceList(_View):
+    devices: list[DeviceView]
+
+
+class DeviceDetail(DeviceView):
+    """A device with its calibrations in full."""
+
+    calibrated: list[CalibrationView]
+
+
+class ShapeView(_View):
+    """A layer shape; height and width are those of the input in pixels."""
+
+    op: Op
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int
+    groups: int
+    height: int
+    width: int
+    norm: bool
+    activation: Activation
+    residual: bool
+
+
+class ShapeQuery(BaseModel):
+    """One layer shape in one setting.  A depthwise convolution has ``groups`` equal to both channel counts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    op: Op
+    in_channels: int = Field(ge=1, le=100_000)
+    out_channels: int = Field(ge=1, le=100_000)
+    kernel: int = Field(default=1, ge=1, le=64)
+    stride: int = Field(default=1, ge=1, le=64)
+    groups: int = Field(default=1, ge=1, le=100_000)
+    height: int = Field(default=1, ge=1, le=4096, description="input height in pixels")
+    width: int = Field(default=1, ge=1, le=4096, description="input width in pixels")
+    norm: bool = Field(default=False, description="batch norm fused behind it")
+    activation: Activation = "none"
+    residual: bool = Field(default=False, description="residual addition fused behind it")
+    cost: CostName = Field(default="latency_ms", description="quantity")
+    batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
+
+    def shape(self) -> LayerShape:
+        return LayerShape(**self.model_dump(exclude={"cost", "batch_size", "threads"}))
+
+
+class CostEntryView(_View):
+    """One number of a cost table, with its origin."""
+
+    device: str
+    shape: ShapeView
+    setting: SettingView
+    quantity: CostName
+    value: float
+    unit: str
+    kind: Kind
+    low: float | None
+    high: float | None
+    meter: str
+    repetitions: int
+    rejected: int
+    measured_at: str
+
+    @classmethod
+    def of(cls, device: str, entry: CostEntry) -> Self:
+        fields = asdict(entry)
+        return cls(**{**fields, "device": device, "setting": SettingView.of(entry.setting)})
+
+
+class NetworkCostQuery(BaseModel):
+    """A network to price on a device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4096)
+
+    network: NetworkSpec
+    image_size: int = Field(ge=8, le=224, description="pixels per side")
+    in_channels: int = Field(default=3, ge=1, le=3)
+    classes: int = Field(ge=2, le=100_000)
+    cost: CostName = Field(default="latency_ms", description="quantity")
+    batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
+
+
+class LayerCost(_View):
+    """What one layer adds to the network."""
+
+    name: str
+    shape: ShapeView
+    cost: CostView
+
+
+class NetworkCost(_View):
+    """The cost of a network: the whole, and layer by layer.  ``calibration`` is null for exact counts."""
+
+    device: str
+    cost: CostName
+    setting: SettingView
+    widths: list[int]
+    total: CostView
+    layers: list[LayerCost]
+    calibration: CalibrationView | None
+
+    @classmethod
+    def of(cls, device: str, wiring: Wiring, model: CostModel, setting: Setting, calibration: Calibration | None) -> Self:
+        return cls(
+            device=device, cost=model.name, setting=SettingView.of(setting), widths=list(wiring.widths),
+            total=CostView.of(model.network(wiring.shapes())), layers=list(_layer_costs(wiring.units, model)),
+            calibration=None if calibration is None else CalibrationView.of(calibration),
+        )  # fmt: skip
+
+
+def _layer_costs(units: Iterable[Unit], model: CostModel) -> Iterable[LayerCost]:
+    for unit in units:
+        yield LayerCost(name=unit.name, shape=ShapeView(**asdict(unit.shape)), cost=CostView.of(model.layer(unit.shape)))
+
+
+class Health(_View):
+    status: Literal["ok"]
+    version: str
+
+
+class Readiness(_View):
+    """``degraded``: jobs are accepted and kept, but no worker hears of them until the broker is back."""
+
+    status: Literal["ready", "degraded"]
+    database: Literal["ok"]
+    broker: Literal["ok", "down"]
+    detail: str | None

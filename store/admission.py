@@ -1,0 +1,198 @@
+"""Admission: can this spec be carried out here and now?  Checked at submission, again when a worker starts the job.
+
+``store.spec`` refuses what is wrong in itself.  Here is what only the disk and the store know: are there such images, does the device
+have prices for this network, does the budget cover the seed.  Everything that is wrong is found before anything is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from costs.families import MAX_WIDTH, Network, default_widths
+from costs.model import Cost, CostModel, CostName, Macs, Parameters
+from costs.shapes import Wiring
+from costs.table import CostTable, NoCost, Setting, TableCost
+from store import devices, images
+from store.database import Database
+from store.images import DataShape
+from store.problems import InvalidSpec, Problem
+from store.settings import Settings
+from store.spec import BudgetSpec, DataSpec, JobSpec, NetworkSpec, ProfileSpec
+from store.views import UnknownDevice
+
+__all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network", "widest"]
+
+LoadTable = Callable[[Database, str], CostTable]  # by device name, UnknownDevice if there is none; the server passes one that remembers
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A job that can run: its seed network, what the seed costs, and what the user should know all the same."""
+
+    data: DataShape
+    network: Network
+    wiring: Wiring
+    cost_model: CostModel
+    seed_cost: Cost
+    setting: Setting
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileAdmission:
+    """A profile that can be measured: the network whose layer shapes are needed."""
+
+    network: Network
+    wiring: Wiring
+    setting: Setting
+    warnings: tuple[str, ...]
+
+
+def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable = devices.load_table) -> Admission:
+    """Everything the job needs, or InvalidSpec with every problem found."""
+    problems: list[Problem] = []
+    shape, network = _seed(spec, settings, problems)
+    model = _cost_model(spec.budget, db, load_table, problems)
+    if problems or shape is None or network is None or model is None:
+        raise InvalidSpec(problems)
+    wiring = network.wiring()
+    seed_cost = _priced_seed(spec, network, wiring, model)
+    warnings = (*_data_warnings(spec.data), *_growth_warnings(spec, wiring, model))
+    return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
+
+
+def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
+    """What is to be measured, or InvalidSpec with every problem found."""
+    problems: list[Problem] = []
+    network = None
+    try:
+        network = seed_network(spec.network, DataShape(spec.image_size, spec.in_channels, spec.classes))
+    except InvalidSpec as error:
+        problems += error.problems
+    try:
+        devices.device(db, spec.device)
+    except UnknownDevice:
+        problems.append(_unknown_device("device", spec.device, db))
+    if problems or network is None:
+        raise InvalidSpec(problems)
+    return ProfileAdmission(network, network.wiring(), Setting(spec.batch_size, spec.threads), ())
+
+
+def seed_network(spec: NetworkSpec, data: DataShape) -> Network:
+    """The seed for images of this shape.  InvalidSpec when the widths do not fit the family."""
+    widths = spec.widths if spec.widths is not None else default_widths(spec.family, spec.width_multiplier or 1.0)
+    network = Network(spec.family, widths, data.image_size, data.in_channels, data.classes, spec.activation)
+    try:
+        network.wiring()
+    except ValueError as error:
+        if spec.widths is None:
+            limit, remedy = f"widths up to {MAX_WIDTH}", "choose a smaller width_multiplier"
+            raise InvalidSpec([Problem("network.width_multiplier", spec.width_multiplier, limit, remedy, f"{error}; {remedy}")]) from error
+        count = "1 to 16" if spec.family == "plain" else str(len(default_widths(spec.family)))
+        remedy = f"give {count} widths for {spec.family}, or a width_multiplier instead"
+        raise InvalidSpec([Problem("network.widths", len(spec.widths), f"{count} widths", remedy, str(error))]) from error
+    return network
+
+
+def cost_model(cost: CostName, table: CostTable, setting: Setting) -> CostModel:
+    """The model that prices ``cost``: exact counts, or the device's table."""
+    if cost == "macs":
+        return Macs()
+    if cost == "params":
+        return Parameters()
+    return TableCost(table, cost, setting)
+
+
+def widest(widths: tuple[int, ...], max_growth: float) -> tuple[int, ...]:
+    """The widths beyond which no channel group grows."""
+    return tuple(min(MAX_WIDTH, int(width * max_growth)) for width in widths)
+
+
+def _seed(spec: JobSpec, settings: Settings, problems: list[Problem]) -> tuple[DataShape | None, Network | None]:
+    """Images and seed network.  Where the images are wrong, the network is still checked, as if they had two classes."""
+    shape = None
+    try:
+        shape = images.describe(spec.data, settings)
+    except InvalidSpec as error:
+        problems += error.problems
+    try:
+        return shape, seed_network(spec.network, shape or DataShape(spec.data.image_size or 32, 3, 2))
+    except InvalidSpec as error:
+        problems += error.problems
+    return shape, None
+
+
+def _cost_model(budget: BudgetSpec, db: Database, load_table: LoadTable, problems: list[Problem]) -> CostModel | None:
+    """The model that prices the budget's quantity; None, with a problem, where the device can't be asked for it."""
+    if budget.cost in ("macs", "params"):
+        return cost_model(budget.cost, CostTable(budget.device), _setting(budget))
+    try:
+        table = load_table(db, budget.device)
+    except UnknownDevice:
+        problems.append(_unknown_device("budget.device", budget.device, db))
+        return None
+    if budget.cost == "energy_mj" and not any(entry.quantity == "energy_mj" for entry in table):
+        remedy = "limit latency_ms, macs or params instead"
+        message = f"{budget.device} has no energy entries: no meter has measured its energy; {remedy}"
+        problems.append(Problem("budget.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message))
+        return None
+    return cost_model(budget.cost, table, _setting(budget))
+
+
+def _priced_seed(spec: JobSpec, network: Network, wiring: Wiring, model: CostModel) -> Cost:
+    """The seed's cost.  InvalidSpec when it has no price, or one above the limit."""
+    budget = spec.budget
+    try:
+        seed = model.network(wiring.shapes())
+    except NoCost as error:
+        remedy, reason = profile_command(budget, network, spec.growth.max_growth), str(error).partition("; run `")[0]
+        message = f"the seed can't be priced: {reason}; run: {remedy}"
+        raise InvalidSpec([Problem("budget.device", budget.device, None, remedy, message)]) from error
+    if seed.value > budget.limit:
+        cost = f"{seed.value:.6g} {seed.unit}"
+        remedy = f"set budget.limit above {cost}, or start from a smaller seed"
+        message = f"the budget of {budget.limit:g} {seed.unit} does not cover the seed, which costs {cost} ({seed.kind}); {remedy}"
+        raise InvalidSpec([Problem("budget.limit", budget.limit, f"at least {cost}", remedy, message)])
+    return seed
+
+
+def _unknown_device(field: str, name: str, db: Database) -> Problem:
+    known = [device.name for device in devices.all_devices(db)]
+    remedy = f"start a worker on it: wattle worker --device {name}"
+    message = f"no worker has registered a device {name}; known: {', '.join(known) or 'none'}; {remedy}"
+    return Problem(field, name, known, remedy, message)
+
+
+def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> str:
+    """The command that measures what this job needs."""
+    widths = ",".join(map(str, network.widths))
+    return (
+        f"wattle profile --device {budget.device} --family {network.family} --widths {widths} --activation {network.activation} "
+        f"--image-size {network.image_size} --in-channels {network.in_channels} --classes {network.classes} "
+        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads}"
+    )
+
+
+def _data_warnings(data: DataSpec) -> tuple[str, ...]:
+    if data.root is not None and data.name not in (*images.LAYOUTS, "imagefolder"):
+        return (f"data.root is not used: {data.name} needs no folder",)
+    return ()
+
+
+def _growth_warnings(spec: JobSpec, wiring: Wiring, model: CostModel) -> tuple[str, ...]:
+    """Does something other than the budget end the growth?"""
+    budget, most = spec.budget, spec.growth.max_growth
+    try:
+        largest = model.network(wiring.shapes(widest(wiring.widths, most)))
+    except NoCost as error:
+        reach = str(error).partition("; run `")[0]
+        return (f"the cost table does not reach {most:g} times the seed's widths, so growth ends where it ends: {reach}",)
+    if largest.value <= budget.limit:
+        text = f"{budget.limit:g} {model.unit} is more than {most:g} times the seed's widths cost ({largest.value:.6g} {model.unit})"
+        return (f"{text}: growth.max_growth ends the growth, not the budget",)
+    return ()
+
+
+def _setting(budget: BudgetSpec) -> Setting:
+    return Setting(budget.batch_size, budget.threads)
