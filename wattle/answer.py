@@ -9,18 +9,17 @@ import functools
 import inspect
 import json
 import os
+import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from wattle.client import Document, ProblemError
-
-P = ParamSpec("P")
 
 PIPE_COLUMNS = 200
 OK, JOB_ENDED_BADLY, REFUSED, NO_SERVER = 0, 1, 2, 3
@@ -28,28 +27,38 @@ OK, JOB_ENDED_BADLY, REFUSED, NO_SERVER = 0, 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command says: ``document`` with ``--json``, ``human`` otherwise, and its exit code."""
+    """What a command says: ``document`` with ``--json``, ``human`` otherwise, and its exit code.
+
+    ``then``: what it goes on to do, once that is said, until it ends.
+    """
 
     document: Any
     human: RenderableType
     exit_code: int = OK
+    then: Callable[[], object] | None = None
 
+
+_answers_in_json: ContextVar[bool] = ContextVar("answers_in_json", default=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 
 
-def answering(command: Callable[P, Answer]) -> Callable[..., None]:
+def answering(command: Callable[..., Answer]) -> Callable[..., None]:
     """Gives a command its ``--json``, prints its answer or the problem it met, and exits with the code for it."""
 
     @functools.wraps(command)
-    def run(*args: P.args, as_json: bool, **kwargs: P.kwargs) -> None:
+    def run(*args: Any, as_json: bool, **kwargs: Any) -> None:
+        _answers_in_json.set(as_json)
         try:
             answer = command(*args, **kwargs)
-        except ProblemError as error:
+        except (ProblemError, OSError) as problem:
+            error = problem if isinstance(problem, ProblemError) else ProblemError(_of_the_system(problem))
             code = NO_SERVER if error.status >= 500 else REFUSED
             _say(as_json, error.document, problem_text(error.document), _console(stderr=True))
             raise typer.Exit(code) from None
         _say(as_json, answer.document, answer.human, _console())
+        if answer.then is not None:
+            answer.then()
         if answer.exit_code:
             raise typer.Exit(answer.exit_code)
 
@@ -61,7 +70,7 @@ def answering(command: Callable[P, Answer]) -> Callable[..., None]:
 
 def progress_console() -> Console:
     """Where the running command shows progress: stdout for people, stderr when stdout is kept for one JSON document."""
-    return _console(stderr=bool(click.get_current_context().params.get("as_json")))
+    return _console(stderr=_answers_in_json.get())
 
 
 def problem_text(document: Document) -> RenderableType:
@@ -74,11 +83,17 @@ def problem_text(document: Document) -> RenderableType:
     return Group(*lines)
 
 
+def _of_the_system(error: OSError) -> Document:
+    detail = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
+    return {"type": "urn:wattle:system", "title": "Not possible here", "status": 400, "detail": detail}
+
+
 def _say(as_json: bool, document: Any, human: RenderableType, console: Console) -> None:
     if as_json:
         typer.echo(json.dumps(document, indent=2, default=str))
     else:
         console.print(human)
+    sys.stdout.flush()  # what follows may be another program in this process
 
 
 def _console(stderr: bool = False) -> Console:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from wattle.answer import JOB_ENDED_BADLY, OK, Answer, answering, progress_console
 from wattle.client import Client, Document, ProblemError
 from wattle.watch import STATE_STYLES, follow, words
+
+if TYPE_CHECKING:
+    from wattle.up import Service
 
 app = typer.Typer(
     help="Grows neural networks for a device: splits channels by what they gain and by what they cost there, measured.",
@@ -38,6 +45,52 @@ Classes = Annotated[int | None, typer.Option(help="Number of classes.", min=2)]
 def connect() -> Client:
     """The server at WATTLE_URL, default http://127.0.0.1:8765."""
     return Client()
+
+
+@app.command()
+@answering
+def up(
+    workers: Annotated[int, typer.Option(help="Worker processes; each takes one job at a time.", min=0, max=64)] = 1,
+) -> Answer:
+    """Start the service on this machine: broker, server and workers, on loopback; runs until Ctrl-C.  Settings: WATTLE_*."""
+    from wattle import up as embedded
+    from wattle.specs import settings
+
+    stack = ExitStack()
+    try:
+        service = stack.enter_context(embedded.up(settings(), workers))
+        service.wait_ready()
+    except embedded.ServiceError as error:
+        stack.close()
+        raise ProblemError({"title": "Service not started", "status": 503, "detail": str(error)}) from error
+    document = {"url": service.url, "data_dir": str(service.settings.data_dir), "processes": service.pids}
+    text = f"Wattle runs at {service.url} (dashboard, API at /docs); data in {service.settings.data_dir}. Ctrl-C stops it."
+    return Answer(document, Text(text), then=partial(_until_ended, service, stack))
+
+
+@app.command()
+@answering
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the artifacts.")] = Path("wattle-demo"),
+    keep: Annotated[bool, typer.Option("--keep", envvar="KEEP", help="Leave the service running afterwards, until Ctrl-C.")] = False,
+) -> Answer:
+    """See it work: measure this machine, grow a small network on handwritten digits within a latency budget, show the report."""
+    from wattle.demo import run_demo
+
+    result = run_demo(progress_console(), output, keep)
+    return Answer(result, Text(f"artifacts in {output}/"))
+
+
+@app.command()
+@answering
+def worker(
+    device: Annotated[str, typer.Option("--device", help="Name under which this machine's measurements are kept.")] = "this-host",
+) -> Answer:
+    """Run a worker in this machine's name: it takes growth jobs, and the profile jobs of its device.  Settings: WATTLE_*."""
+    command = [sys.executable, "-m", "worker", "--device", device]
+    # in place of this process, so that signals reach the worker itself
+    become = partial(os.execv, command[0], command)
+    return Answer({"device": device, "command": command}, Text(f"worker for {device}"), then=become)
 
 
 @app.command()
@@ -175,6 +228,7 @@ def devices() -> Answer:
 def cost(
     spec: Spec = None,
     device: DeviceName = None,
+    quantity: Annotated[str, typer.Option(help="latency_ms, energy_mj, macs or params.")] = "latency_ms",
     op: Annotated[str, typer.Option(help="conv2d, linear, max_pool or global_pool.")] = "conv2d",
     in_channels: Annotated[int | None, typer.Option(help="Input channels.", min=1)] = None,
     out_channels: Annotated[int | None, typer.Option(help="Output channels.", min=1)] = None,
@@ -201,7 +255,7 @@ def cost(
         shape = {
             "op": op, "in_channels": _needed("--in-channels", in_channels), "out_channels": _needed("--out-channels", out_channels),
             "kernel": kernel, "stride": stride, "groups": groups, "height": height, "width": width, "norm": norm,
-            "activation": activation, "residual": residual, "batch_size": batch_size or 1, "threads": threads or 1,
+            "activation": activation, "residual": residual, "batch_size": batch_size or 1, "threads": threads or 1, "cost": quantity,
         }  # fmt: skip
         document = client.cost(device or "this-host", **shape)
     return Answer(document, _cost_text(document))
@@ -217,6 +271,11 @@ def doctor() -> Answer:
         checks = examine(client)
     document = as_documents(checks)
     return Answer(document, as_table(checks), JOB_ENDED_BADLY if document["status"] == "fail" else OK)
+
+
+def _until_ended(service: Service, stack: ExitStack) -> None:
+    with stack:
+        service.wait()
 
 
 def _followed(client: Client, job: Document) -> Answer:
@@ -240,7 +299,8 @@ def _followed(client: Client, job: Document) -> Answer:
 
 def _needed(option: str, value: Any) -> Any:
     if value is None:
-        raise typer.BadParameter(f"{option} is missing; give it, or give --spec with a job spec")
+        detail = f"{option} is missing; give it, or give --spec with a job spec"
+        raise ProblemError({"type": "urn:wattle:usage", "title": "Option missing", "status": 400, "detail": detail})
     return value
 
 
@@ -255,9 +315,24 @@ def _dry_run_text(document: Document) -> Group:
     return Group(Text(f"the spec is good; the seed costs {cost_words(document.get('seed_cost'))}"), *warnings)
 
 
-def _cost_text(document: Document) -> Group:
-    raise NotImplementedError
+def _cost_text(entry: Document) -> Text:
+    from costs.shapes import LayerShape
+    from wattle.report import cost_words
+
+    shape, setting = LayerShape(**entry["shape"]), entry["setting"]
+    origin = f"{entry['kind']}, {entry['meter']}, {entry['repetitions']} repetitions, {entry['measured_at']}"
+    what = f"{shape} (batch {setting['batch_size']}, {setting['threads']} thread(s)) on {entry['device']}"
+    return Text(f"{what}: {entry['quantity']} {cost_words(entry)}  ({origin})")
 
 
 def _network_cost_table(document: Document) -> Table:
-    raise NotImplementedError
+    from costs.shapes import LayerShape
+    from wattle.report import cost_words
+
+    setting = document["setting"]
+    title = f"{document['cost']} on {document['device']}, batch {setting['batch_size']}, {setting['threads']} thread(s)"
+    table = Table("layer", "shape", Column("cost", justify="right"), "kind", title=title, title_justify="left")
+    for layer in document["layers"]:
+        table.add_row(layer["name"], str(LayerShape(**layer["shape"])), cost_words(layer["cost"]), layer["cost"]["kind"])
+    table.add_row("whole network", "", cost_words(document["total"]), document["total"]["kind"], style="bold")
+    return table

@@ -47,16 +47,37 @@ def network_of_options(family: str, widths: str | None, width_multiplier: float 
     return network
 
 
+def settings() -> Settings:
+    """The settings of the service from the environment.  ProblemError names the variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        errors = [{**entry, "field": f"WATTLE_{entry['field'].upper()}"} for entry in _in_words(error)]
+    raise ProblemError({"title": "Setting refused", "status": 422, "detail": "the environment holds a wrong setting", "errors": errors})
+
+
 def _job(path: Path) -> tuple[JobSpec, DataShape]:
     """The spec, and the shape of its images as this machine sees them."""
     try:
         job = JobSpec.model_validate(load_spec(path))
-        return job, describe(job.data, Settings())
+        return job, describe(job.data, settings())
     except ValidationError as error:
-        errors = [{"field": ".".join(map(str, e["loc"])), "value": e["input"], "message": e["msg"]} for e in error.errors()]
+        errors = _in_words(error)
     except InvalidSpec as error:
         errors = [{"field": p.field, "value": p.value, "limit": p.limit, "remedy": p.remedy, "message": p.message} for p in error.problems]
     raise ProblemError({"title": "Spec refused", "status": 422, "detail": f"{path} can't be used as it stands", "errors": errors})
+
+
+def _in_words(error: ValidationError) -> list[Document]:
+    """Pydantic's errors as entries of a problem document; a value is shown where it is short enough to be one."""
+    return [
+        {
+            "field": ".".join(map(str, entry["loc"])),
+            "value": entry["input"] if isinstance(entry["input"], str | int | float) else None,
+            "message": entry["msg"].removeprefix("Value error, "),
+        }
+        for entry in error.errors()
+    ]
 
 
 def _network(job: JobSpec, data: DataShape) -> Document:
