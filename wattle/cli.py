@@ -56,16 +56,16 @@ def up(
     from wattle import up as embedded
     from wattle.specs import settings
 
-    stack = ExitStack()
-    try:
-        service = stack.enter_context(embedded.up(settings(), workers))
-        service.wait_ready()
-    except embedded.ServiceError as error:
-        stack.close()
-        raise ProblemError({"title": "Service not started", "status": 503, "detail": str(error)}) from error
+    with ExitStack() as starting:
+        try:
+            service = starting.enter_context(embedded.up(settings(), workers))
+            service.wait_ready()
+        except embedded.ServiceError as error:
+            raise ProblemError({"title": "Service not started", "status": 503, "detail": str(error)}) from error
+        running = starting.pop_all()
     document = {"url": service.url, "data_dir": str(service.settings.data_dir), "processes": service.pids}
     text = f"Wattle runs at {service.url} (dashboard, API at /docs); data in {service.settings.data_dir}. Ctrl-C stops it."
-    return Answer(document, Text(text), then=partial(_until_ended, service, stack))
+    return Answer(document, Text(text), then=partial(_until_ended, service, running))
 
 
 @app.command()
@@ -215,11 +215,10 @@ def devices() -> Answer:
     """List devices and their cost tables."""
     with connect() as client:
         found = client.devices()
-    table = Table("device", "cost entries", "measured at", "fingerprint", box=None, pad_edge=False)
+    table = Table("device", "processor", "cost entries", "measured at", box=None, pad_edge=False)
     for entry in found:
-        table.add_row(
-            entry["name"], str(entry.get("entries") or "none"), str(entry.get("measured_at") or ""), str(entry.get("fingerprint_id") or "")
-        )
+        measured = str(entry["measured_at"] or "never: wattle profile")
+        table.add_row(entry["name"], str(entry["fingerprint"].get("cpu", "")), str(entry["entries"]), measured)
     return Answer({"devices": found}, table if found else Text("no devices: start a worker with `wattle worker --device this-host`"))
 
 
@@ -273,8 +272,8 @@ def doctor() -> Answer:
     return Answer(document, as_table(checks), JOB_ENDED_BADLY if document["status"] == "fail" else OK)
 
 
-def _until_ended(service: Service, stack: ExitStack) -> None:
-    with stack:
+def _until_ended(service: Service, running: ExitStack) -> None:
+    with running:
         service.wait()
 
 

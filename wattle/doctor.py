@@ -84,17 +84,17 @@ def device() -> Iterator[Check]:
     from profiler.device import fingerprint
 
     found = fingerprint(1)
-    governor, virtual = str(found.get("governor")), found.get("virtualised")
-    fixed = governor in ("performance", "None", "unknown")
-    remedy = None if fixed else "set the governor to performance while you profile: cpupower frequency-set -g performance"
-    yield Check("allocator", "ok", str(found.get("allocator")))
-    yield Check("governor", "ok" if fixed else "warn", governor if governor != "None" else "not visible here", remedy)
-    yield Check(
-        "virtualised",
-        "warn" if virtual else "ok",
-        str(virtual or "no"),
-        "neighbours may take the core: more repetitions are rejected, intervals grow; profile when it is quiet" if virtual else None,
-    )
+    yield Check("processor", "ok", f"{found['cpu']}, {found['vector_instructions']}")
+    yield Check("allocator", "ok" if found["allocator"] != "default" else "warn", str(found["allocator"]))
+    if found["governor"] in ("performance", "unknown"):
+        yield Check("governor", "ok", "performance" if found["governor"] == "performance" else "not visible here")
+    else:
+        remedy = "set it to performance while you profile: cpupower frequency-set -g performance"
+        yield Check("governor", "warn", str(found["governor"]), remedy)
+    if found["virtualised"]:
+        yield Check("virtualised", "warn", "yes: neighbours may take a core", "profile when it is quiet; disturbed windows are left out")
+    else:
+        yield Check("virtualised", "ok", "no")
 
 
 def contention() -> Iterator[Check]:
@@ -112,8 +112,11 @@ def contention() -> Iterator[Check]:
 def meters() -> Iterator[Check]:
     from profiler.meters import METERS
 
-    for name in METERS:
-        yield Check(f"meter {name}", "ok", "available")
+    for name, make in METERS.items():
+        meter = make()
+        meter.start()
+        reading = meter.stop()
+        yield Check(f"meter {name}", "ok", f"{meter.quantity}; an empty window reads {reading.value:.2g}")
 
 
 def broker() -> Iterator[Check]:
@@ -156,13 +159,12 @@ def server(client: Client) -> Iterator[Check]:
 
 
 def _table_check(entry: Document) -> Check:
-    name, measured = f"device {entry['name']}", entry.get("measured_at")
-    if not entry.get("entries"):
+    name, measured = f"device {entry['name']}", entry["measured_at"]
+    if measured is None:
         return Check(name, "warn", "no cost table", f"wattle profile --device {entry['name']} --spec YOUR-JOB.yaml")
-    days = (datetime.now(UTC) - datetime.fromisoformat(str(measured))).days if measured else None
-    age = "of unknown age" if days is None else f"{days} days old"
-    old = days is None or days > TABLE_DAYS
-    return Check(name, "warn" if old else "ok", f"{entry['entries']} cost entries, {age}", "measure again: wattle profile" if old else None)
+    days = (datetime.now(UTC) - datetime.fromisoformat(str(measured))).days
+    found = f"{entry['entries']} cost entries, {days} days old"
+    return Check(name, "warn", found, "measure again: wattle profile") if days > TABLE_DAYS else Check(name, "ok", found)
 
 
 def _waited_fraction(seconds: float) -> float | None:

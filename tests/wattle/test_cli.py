@@ -75,7 +75,9 @@ class Server:
                 "artifacts": [{"name": "a.json", "sha256": hashlib.sha256(b"{}").hexdigest(), "size": 2, "media_type": "application/json"}]
             },
             ("POST", "/v1/profiles"): job("queued", kind="profile"),
-            ("GET", "/v1/devices"): {"devices": [{"name": "this-host", "fingerprint": {}, "table_version": 1}]},
+            ("GET", "/v1/devices"): {
+                "devices": [{"name": "this-host", "fingerprint": {}, "entries": 9, "measured_at": "2026-01-01T00:00:00+00:00"}]
+            },
             ("GET", "/v1/devices/this-host/costs"): {
                 "device": "this-host", "shape": SHAPE, "setting": SETTING, "quantity": "latency_ms", "meter": "wall_clock",
                 "repetitions": 40, "rejected": 2, "measured_at": "2026-01-01T00:00:00+00:00", **COST,
