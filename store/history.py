@@ -100,15 +100,16 @@ def checkpoints(db: Database, job_id: str) -> list[Checkpoint]:
         return [Checkpoint(**{name: getattr(row, name) for name in Checkpoint.__dataclass_fields__}) for row in session.scalars(query)]
 
 
-def forget_checkpoints(db: Database, lease: Lease, keep: int) -> list[str]:
-    """Forget all but the newest ``keep`` checkpoints.  Returns the hashes that no checkpoint of this job has any more."""
+def forget_checkpoints(db: Database, lease: Lease, run: str, keep: int) -> list[str]:
+    """Forget all but the newest ``keep`` checkpoints of a run.  Returns the hashes that no checkpoint of this job has any more."""
     query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job.id).order_by(CheckpointRow.id.desc())
     with db.transaction() as session:
         hold(session, lease)
         rows = session.scalars(query).all()
-        for row in rows[keep:]:
+        forgotten = [row for row in rows if row.run == run][keep:]
+        for row in forgotten:
             session.delete(row)
-        return sorted({row.sha256 for row in rows[keep:]} - {row.sha256 for row in rows[:keep]})
+        return sorted({row.sha256 for row in forgotten} - {row.sha256 for row in rows if row not in forgotten})
 
 
 def add_artifact(db: Database, lease: Lease, name: str, sha256: str, size: int, media_type: str) -> None:
