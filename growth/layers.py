@@ -1,0 +1,185 @@
+"""The layers of a model as the splitting product sees them: frozen norms folded into their convolution, and for each channel-wise
+layer its derivative (``tangent``) and the transpose of that (``adjoint``).
+
+A batch norm with frozen statistics is y = s z + t per channel, so ``norm(conv(x, theta)) = conv(x, s theta) + t'``: folding it costs
+nothing per image, and the chain rule through it is a factor s on the rows of theta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from growth.pointwise import Pointwise
+
+Window = tuple[int, int, int]  # kernel, stride, padding
+Saved = tuple[Tensor, ...]  # what a layer keeps of a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Reads the values ``inputs`` and writes the value ``output`` (indices of steps)."""
+
+    inputs: tuple[int, ...]
+    output: int
+
+    def value(self, x: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Mix(Layer):
+    """A convolution or linear layer with the norm behind it: a producer of its output, a consumer of its input."""
+
+    weight: Tensor  # [C_out, C_in, k, k] or [C_out, C_in], the model's own
+    scale: Tensor | None  # [C_out] of the folded norm
+    shift: Tensor | None  # [C_out] of bias and folded norm
+    window: Window | None  # None for linear
+
+    def value(self, x: Sequence[Tensor]) -> Tensor:
+        return self._apply(x[0], _rows(self.weight, self.scale), self.shift)
+
+    def push(self, x: Tensor, v: Tensor) -> Tensor:
+        """The change of the output when the weight changes by ``v`` [C_out, fan-in]."""
+        return self._apply(x, _rows(v.reshape(self.weight.shape), self.scale), None)
+
+    def pull(self, x: Tensor, r: Tensor) -> Tensor:
+        """The transpose of ``push``: the gradient of the weight, [C_out, fan-in], for the gradient ``r`` of the output."""
+        if self.window is None:
+            gradient = r.flatten(0, -2).T @ x.flatten(0, -2)
+        else:
+            gradient = _conv_backward(r, x, self.weight, self.window, of_weight=True)
+        return _rows(gradient.flatten(1), self.scale)
+
+    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.window is None:
+            return functional.linear(x, weight, bias)
+        return functional.conv2d(x, weight, bias, self.window[1], self.window[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Channelwise(Layer):
+    """A layer whose output channel k depends on nothing but input channel k."""
+
+    def tangent(self, t: Sequence[Tensor], saved: Saved) -> Tensor:
+        """The change of the output for changes ``t`` of the inputs, to first order."""
+        raise NotImplementedError
+
+    def adjoint(self, r: Tensor, t: Sequence[Tensor], saved: Saved) -> tuple[Tensor, ...]:
+        """One gradient per input, for the gradient ``r`` of the output (may be overwritten) and the tangents ``t`` of the inputs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Depthwise(Channelwise):
+    """A depthwise convolution with the norm behind it folded in."""
+
+    weight: Tensor  # [C, 1, k, k], scaled
+    shift: Tensor | None
+    window: Window
+
+    def value(self, x: Sequence[Tensor]) -> Tensor:
+        return self._apply(x[0], self.shift)
+
+    def tangent(self, t: Sequence[Tensor], _saved: Saved) -> Tensor:
+        return self._apply(t[0], None)
+
+    def adjoint(self, r: Tensor, t: Sequence[Tensor], _saved: Saved) -> tuple[Tensor, ...]:
+        return (_conv_backward(r, t[0], self.weight, self.window, of_weight=False),)
+
+    def _apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return functional.conv2d(x, self.weight, bias, self.window[1], self.window[2], groups=len(self.weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Affine(Channelwise):
+    """A frozen norm that could not be folded."""
+
+    scale: Tensor  # broadcasts against the values
+    shift: Tensor
+
+    def value(self, x: Sequence[Tensor]) -> Tensor:
+        return torch.addcmul(self.shift, x[0], self.scale)
+
+    def tangent(self, t: Sequence[Tensor], _saved: Saved) -> Tensor:
+        return t[0] * self.scale
+
+    def adjoint(self, r: Tensor, _t: Sequence[Tensor], _saved: Saved) -> tuple[Tensor, ...]:
+        return (r.mul_(self.scale),)
+
+
+@dataclass(frozen=True, slots=True)
+class Bend(Channelwise):
+    """A pointwise function phi: the one place where curvature arises.
+
+    Saved are g * phi'' and, unless nothing behind it bends (``last``), phi'.  ``alone`` says that nothing else reads its input, whose
+    tangent may then be overwritten.
+    """
+
+    pointwise: Pointwise
+    last: bool
+    alone: bool
+
+    def value(self, x: Sequence[Tensor]) -> Tensor:
+        return self.pointwise.value(x[0])
+
+    def tangent(self, t: Sequence[Tensor], saved: Saved) -> Tensor:
+        return t[0] * saved[1]
+
+    def adjoint(self, r: Tensor, t: Sequence[Tensor], saved: Saved) -> tuple[Tensor, ...]:
+        return (r.mul_(saved[1]).addcmul_(saved[0], t[0]),)
+
+    def adjoint_of_last(self, t: Tensor, saved: Saved) -> tuple[Tensor, ...]:
+        """As ``adjoint`` where no gradient arrives from behind."""
+        return (t.mul_(saved[0]) if self.alone else t * saved[0],)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Channelwise):
+    """A residual sum."""
+
+    def value(self, x: Sequence[Tensor]) -> Tensor:
+        return x[0] + x[1]
+
+    def tangent(self, t: Sequence[Tensor], _saved: Saved) -> Tensor:
+        return t[0] + t[1]
+
+    def adjoint(self, r: Tensor, _t: Sequence[Tensor], _saved: Saved) -> tuple[Tensor, ...]:
+        return r, r.clone()  # each may be overwritten on its own
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed(Channelwise):
+    """A pooling, flatten or class score: without weights, and linear at its saved input."""
+
+    call: Callable[[Tensor], Tensor]
+
+    def value(self, x: Sequence[Tensor]) -> Tensor:
+        return self.call(x[0])
+
+    def tangent(self, t: Sequence[Tensor], saved: Saved) -> Tensor:
+        tangent: Tensor = torch.func.jvp(self.call, saved, (t[0],))[1]
+        return tangent
+
+    def adjoint(self, r: Tensor, _t: Sequence[Tensor], saved: Saved) -> tuple[Tensor, ...]:
+        pull = torch.func.vjp(self.call, *saved)[1]
+        return tuple(pull(r))
+
+
+def _rows(weight: Tensor, scale: Tensor | None) -> Tensor:
+    return weight if scale is None else weight * scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+def _conv_backward(r: Tensor, x: Tensor, weight: Tensor, window: Window, of_weight: bool) -> Tensor:
+    """The gradient of the weight, or else of the input, and nothing else."""
+    _, stride, padding = window
+    groups = x.shape[1] // weight.shape[1]
+    input_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+        r, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, [not of_weight, of_weight, False]
+    )
+    gradient: Tensor = weight_gradient if of_weight else input_gradient
+    return gradient

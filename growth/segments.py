@@ -1,0 +1,175 @@
+"""From the steps of a traced model to layers with frozen norms, and per channel group the *segment* between producers and merge points.
+
+For a group, F(z) = sum over merge points m of <g_m, a_m(z)>, with z the producers' outputs, a_m what consumer m reads, and g_m the
+gradient of the loss there, held fixed.  Everything in between acts channel by channel, so F bends only at pointwise functions h = phi(y):
+
+    H dz = sum over them of  (dy/dz)^T [ gh * phi''(y) * (dy/dz) dz ],      gh = dF/dh
+
+which is one pass forward (tangents) and one backward (adjoints) through the segment.  Because the paths from h to the loss all leave
+through merge points, gh equals the gradient of the loss itself at h: one ordinary backward gives it for all groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from growth.groups import ChannelGraph
+from growth.layers import Affine, Bend, Channelwise, Depthwise, Fixed, Layer, Mix, Saved, Sum, Window
+from growth.tracing import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The producers of a group in order, and the layers that lie between one of them and a bend, in execution order."""
+
+    producers: tuple[Mix, ...]
+    layers: tuple[Channelwise, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(channels, d): d sums the fan-in over producers."""
+        return len(self.producers[0].weight), sum(mix.weight[0].numel() for mix in self.producers)
+
+    @property
+    def live(self) -> set[int]:
+        """The values that have a tangent; a producer that writes no such value adds nothing to S."""
+        return {source for layer in self.layers for source in layer.inputs}
+
+    def product(self, v: Tensor, values: Mapping[int, Tensor], saved: Mapping[int, Saved]) -> Tensor:
+        """S v for one batch, [C, d]; ``values`` holds the producers' inputs, ``saved`` what each layer keeps, by output."""
+        live = self.live
+        parts = torch.split(v, [mix.weight[0].numel() for mix in self.producers], dim=1)
+        tangents = {
+            mix.output: mix.push(values[mix.inputs[0]], part) for mix, part in zip(self.producers, parts, strict=True) if mix.output in live
+        }
+        for layer in self.layers:
+            if layer.output in live:
+                tangents[layer.output] = layer.tangent([tangents[source] for source in layer.inputs], saved[layer.output])
+        adjoints = self._adjoints(tangents, saved)
+        return torch.cat([
+            mix.pull(values[mix.inputs[0]], adjoints[mix.output]) if mix.output in live else torch.zeros_like(part)
+            for mix, part in zip(self.producers, parts, strict=True)
+        ], dim=1)  # fmt: skip
+
+    def _adjoints(self, tangents: Mapping[int, Tensor], saved: Mapping[int, Saved]) -> dict[int, Tensor]:
+        adjoints: dict[int, Tensor] = {}
+        for layer in reversed(self.layers):
+            t = [tangents[source] for source in layer.inputs]
+            if isinstance(layer, Bend) and layer.last:
+                gradients = layer.adjoint_of_last(t[0], saved[layer.output])
+            else:
+                gradients = layer.adjoint(adjoints.pop(layer.output), t, saved[layer.output])
+            for source, gradient in zip(layer.inputs, gradients, strict=True):
+                adjoints[source] = adjoints[source] + gradient if source in adjoints else gradient
+        return adjoints
+
+
+def lower(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
+    """The layers that compute ``model`` in eval mode, from its weights as they are now.  ValueError if they don't fit the graph."""
+    readers = _readers(graph.steps)
+    bending = _bending(graph)
+    layers: list[Layer] = []
+    folded: set[int] = set()
+    for index, step in enumerate(graph.steps):
+        if step.kind == "image" or index in folded:
+            continue
+        if step.kind in ("mix", "depthwise"):
+            norm = _folds(graph.steps, readers, index)
+            folded |= {norm} if norm is not None else set()
+            layers.append(_convolution(model, graph.steps, index, norm))
+        elif step.kind == "pointwise":
+            assert step.pointwise is not None
+            alone = len(readers[step.inputs[0]]) == 1
+            layers.append(Bend(step.inputs, index, step.pointwise, index not in bending, alone))
+        elif step.kind == "norm":
+            scale, shift = (part.view(-1, *[1] * (len(step.shape) - 1 - step.axis)) for part in _affine(model, step))
+            layers.append(Affine(step.inputs, index, scale, shift))
+        elif step.kind == "add":
+            layers.append(Sum(step.inputs, index))
+        else:
+            layers.append(Fixed(step.inputs, index, _call(step)))
+    return layers
+
+
+def segments(graph: ChannelGraph, layers: Sequence[Layer]) -> list[Segment]:
+    """One segment per group."""
+    bending = _bending(graph)
+    return [
+        Segment(
+            tuple(layer for layer in layers if isinstance(layer, Mix) and graph.step_groups[layer.output] == group),
+            tuple(
+                layer for layer in layers
+                if isinstance(layer, Channelwise) and graph.step_groups[layer.output] == group
+                and (isinstance(layer, Bend) or layer.output in bending)
+            ),
+        )
+        for group in range(len(graph.groups))
+    ]  # fmt: skip
+
+
+def _readers(steps: Sequence[Step]) -> list[list[int]]:
+    """The steps that read each value."""
+    readers: list[list[int]] = [[] for _ in steps]
+    for index, step in enumerate(steps):
+        for source in step.inputs:
+            readers[source].append(index)
+    return readers
+
+
+def _bending(graph: ChannelGraph) -> set[int]:
+    """The values of splittable groups from which a pointwise function is reached before a merge point."""
+    bending: set[int] = set()
+    for index in reversed(range(len(graph.steps))):
+        step = graph.steps[index]
+        if step.kind == "pointwise" or (step.kind not in ("image", "mix") and index in bending):
+            bending |= {source for source in step.inputs if graph.step_groups[source] is not None}
+    return bending
+
+
+def _folds(steps: Sequence[Step], readers: list[list[int]], index: int) -> int | None:
+    """The norm that can be folded into step ``index``: the only thing that reads it."""
+    return readers[index][0] if len(readers[index]) == 1 and steps[readers[index][0]].kind == "norm" else None
+
+
+def _convolution(model: nn.Module, steps: Sequence[Step], index: int, norm: int | None) -> Mix | Depthwise:
+    step, module = steps[index], model.get_submodule(steps[index].path)
+    weight = cast(Tensor, module.weight).detach()
+    shift = None if module.bias is None else cast(Tensor, module.bias).detach()
+    scale = None
+    if weight.shape[0] != step.channels:
+        raise ValueError(f"'{step.path}' has {weight.shape[0]} channels, the graph was traced with {step.channels}; call find_groups again")
+    if norm is not None:
+        scale, moved = _affine(model, steps[norm])
+        shift = moved if shift is None else torch.addcmul(moved, shift, scale)
+    output = index if norm is None else norm
+    if step.kind == "mix":
+        return Mix(step.inputs, output, weight, scale, shift, step.window)
+    weight = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
+    return Depthwise(step.inputs, output, weight, shift, cast(Window, step.window))
+
+
+def _affine(model: nn.Module, step: Step) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a norm with frozen statistics, [C] each."""
+    norm = cast(nn.BatchNorm2d, model.get_submodule(step.path))
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight.detach()
+        return scale, norm.bias.detach() - mean * scale
+    return scale, -mean * scale
+
+
+def _call(step: Step) -> partial[Tensor]:
+    if step.kind == "flatten":
+        return partial(torch.flatten, start_dim=1)
+    if step.window is not None:
+        kernel, stride, padding = step.window
+        return partial(functional.max_pool2d, kernel_size=kernel, stride=stride, padding=padding)
+    return cast("partial[Tensor]", step.call)

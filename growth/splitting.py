@@ -1,0 +1,151 @@
+"""The splitting matrix product: S v for all channels of all groups at once, taken at the merge point.
+
+S_k is the Hessian of the linearised loss F (see ``growth.segments``) with respect to theta_k, the weights of channel k; splitting it
+into theta_k +- eps v changes the loss by eps^2/2 v^T S_k v (Liu, Wu, Wang, arXiv 1910.02366, theorem 2.2; Wang et al., arXiv
+1910.03103).  A producer is linear in theta, so with its input x
+
+    S v = weight-gradient(x, H dz),     dz = conv(x, v)
+
+and H acts through the cheap channel-wise segment alone.  x, slopes and bends do not depend on v: a batch is prepared once, by one
+forward and one backward to activations only, and a further product is convolution, elementwise work and a weight gradient.
+No hooks, no extra parameters; the model is only read, its norms with frozen (eval) statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from growth.groups import ChannelGraph
+from growth.layers import Bend, Fixed, Mix, Saved
+from growth.pointwise import Curvature, Softplus
+from growth.segments import Segment, lower, segments
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (class scores, target) -> scalar, the mean over the batch
+Batch = tuple[Tensor, Tensor]
+
+KEEP_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What all products with one batch share: inputs of the producers by value, and what each segment layer keeps by output."""
+
+    values: dict[int, Tensor]
+    saved: dict[int, Saved]
+
+    @property
+    def size_bytes(self) -> int:
+        tensors = [*self.values.values(), *(tensor for kept in self.saved.values() for tensor in kept)]
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
+
+
+class SplittingProduct:
+    """S v over ``batches``, the mean over all their samples.
+
+    ``model`` is read once, here: after its weights change, make a new product.  ``curvature`` stands in for ReLU's second derivative.
+    Batches stay prepared while they fit in ``keep_bytes``; the others are prepared anew for each product.
+    FloatingPointError names the group when a product is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        batches: Sequence[Batch],
+        loss: Loss,
+        curvature: Curvature = Softplus(beta=3.0),  # noqa: B008  # frozen
+        keep_bytes: int = KEEP_BYTES,
+    ) -> None:
+        if not batches:
+            raise ValueError("no batches to take the splitting matrix on; give at least one")
+        self.graph, self.batches, self.loss, self.curvature = graph, batches, loss, curvature
+        self.layers = lower(model, graph)
+        self.segments = segments(graph, self.layers)
+        self.shapes = [segment.shape for segment in self.segments]
+        self._room_bytes = keep_bytes
+        self._prepared: dict[int, Prepared] = {}
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def zeros(self) -> list[Tensor]:
+        """The zero direction, one [C, d] per group: where solvers start from, with the model's type and device."""
+        return [segment.producers[0].weight.new_zeros(segment.shape) for segment in self.segments]
+
+    def __call__(self, v: list[Tensor]) -> list[Tensor]:
+        """S v, one [C, d] per group."""
+        total = [torch.zeros_like(part) for part in v]
+        samples = sum(len(x) for x, _ in self.batches)
+        for number, (x, _) in enumerate(self.batches):
+            for sum_, part in zip(total, self.on_batch(number, v), strict=True):
+                sum_.add_(part, alpha=len(x) / samples)
+        return total
+
+    def on_batch(self, number: int, v: list[Tensor]) -> list[Tensor]:
+        """S v on one batch alone.  A group whose v is zero costs nothing."""
+        if [tuple(part.shape) for part in v] != self.shapes:
+            raise ValueError(f"directions have shapes {[tuple(part.shape) for part in v]}; they must be {self.shapes}")
+        batch = self._prepare(number)
+        return [self._checked(group, number, self._one(segment, v[group], batch)) for group, segment in enumerate(self.segments)]
+
+    @staticmethod
+    def _one(segment: Segment, v: Tensor, batch: Prepared) -> Tensor:
+        if not segment.layers or not v.any():
+            return torch.zeros_like(v)
+        return segment.product(v, batch.values, batch.saved)
+
+    def _checked(self, group: int, number: int, product: Tensor) -> Tensor:
+        if not torch.isfinite(product).all():
+            producers = ", ".join(self.graph.groups[group].producers)
+            raise FloatingPointError(f"the splitting product of group {group} ({producers}) is not finite on batch {number}")
+        return product
+
+    def _prepare(self, number: int) -> Prepared:
+        if number in self._prepared:
+            return self._prepared[number]
+        prepared = self._collect(number)
+        if prepared.size_bytes <= self._room_bytes:
+            self._room_bytes -= prepared.size_bytes
+            self._prepared[number] = prepared
+        return prepared
+
+    def _collect(self, number: int) -> Prepared:
+        """One forward, one backward to activations: no gradient of any parameter is computed."""
+        x, target = self.batches[number]
+        bends = [layer for segment in self.segments for layer in segment.layers if isinstance(layer, Bend)]
+        with torch.enable_grad():
+            values = self._forward(x)
+            loss = self.loss(values[self.layers[-1].output], target)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} on batch {number} of the splitting product")
+            gradients = torch.autograd.grad(loss, [values[bend.output] for bend in bends], materialize_grads=True)
+        values = {index: value.detach() for index, value in values.items()}
+        saved: dict[int, Saved] = {
+            bend.output: self._bend(bend, values[bend.inputs[0]], gradient) for bend, gradient in zip(bends, gradients, strict=True)
+        }
+        for segment in self.segments:
+            saved |= {
+                layer.output: (values[layer.inputs[0]],) if isinstance(layer, Fixed) else ()
+                for layer in segment.layers
+                if not isinstance(layer, Bend)
+            }
+        read = {mix.inputs[0] for segment in self.segments if segment.layers for mix in segment.producers}
+        return Prepared({index: values[index] for index in read}, saved)
+
+    def _forward(self, x: Tensor) -> dict[int, Tensor]:
+        values = {0: x.detach()}
+        for layer in self.layers:
+            value = layer.value([values[source] for source in layer.inputs])
+            if isinstance(layer, Mix) and not value.requires_grad:
+                value.requires_grad_()  # the gradient starts here: neither image nor weights need one
+            values[layer.output] = value
+        return values
+
+    def _bend(self, layer: Bend, y: Tensor, gradient: Tensor) -> Saved:
+        phi = layer.pointwise
+        bend = self.curvature(y).mul_(gradient) if phi.bend is None else phi.bend(y, gradient)
+        return (bend,) if layer.last else (bend, phi.slope(y))
