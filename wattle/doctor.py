@@ -15,7 +15,7 @@ from typing import Literal
 
 from rich.table import Table
 
-from wattle.client import Client, Document, ProblemError
+from wattle.client import Client, Document, NoServerError
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -148,8 +148,8 @@ def server(client: Client) -> Iterator[Check]:
     """Is there a server, and how old are the cost tables of its devices?"""
     try:
         devices = client.devices()
-    except ProblemError as error:
-        yield Check("server", "warn", str(error), "start one: wattle up")
+    except NoServerError:
+        yield Check("server", "warn", f"none answers at {client.url}", "start one: wattle up")
         return
     yield Check("server", "ok", client.url)
     for entry in devices:

@@ -35,7 +35,7 @@ def follow(client: Client, job_id: str, console: Console) -> Document:
         view.show(job)
 
         def on_event(event: Event) -> None:
-            _apply(job, event)
+            apply(job, event)
             view.show(job)
 
         job = client.wait(job_id, on_event) if job["state"] not in TERMINAL else job
@@ -43,12 +43,12 @@ def follow(client: Client, job_id: str, console: Console) -> Document:
     return job
 
 
-def _apply(job: Document, event: Event) -> None:
+def apply(job: Document, event: Event) -> None:
     """Brings the shown job up to date with one event."""
     if event.type == "state":
         job.update(event.payload)
     elif event.type == "progress":
-        job["progress"] = {**(job.get("progress") or {}), **event.payload}
+        job["progress"] = event.payload
 
 
 class LiveView:

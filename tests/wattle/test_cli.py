@@ -20,23 +20,6 @@ SHAPE = {
     "height": 8, "width": 8, "norm": True, "activation": "silu", "residual": False,
 }  # fmt: skip
 SETTING = {"batch_size": 32, "threads": 1, "dtype": "float32", "layout": "contiguous"}
-RESULT = {
-    "widths": [8, 8], "layers": [{"name": "stem", "width": 8}, {"name": "blocks.0.pointwise", "width": 8}], "predicted_cost": COST,
-    "measured_latency": {"median_ms": 1.3, "low": 1.28, "high": 1.31, "kind": "measured"}, "macs": 150_000, "params": 2_000,
-    "test_loss": 0.2, "test_accuracy": 0.961, "charged_macs": 3e9, "steps": 900, "seconds": 20.0,
-}  # fmt: skip
-REPORT = {
-    "job": "j1", "name": "digits", "device": "this-host",
-    "budget": {"cost": "latency_ms", "limit": 2.0, "device": "this-host", "batch_size": 32, "threads": 1},
-    "seed": RESULT,
-    "grown": {**RESULT, "widths": [8, 16], "layers": [{"name": "stem", "width": 8}, {"name": "blocks.0.pointwise", "width": 16}]},
-    "controls": {"uniform": RESULT, "cost_only": {**RESULT, "measured_latency": None}},
-    "rounds": [{
-        "number": 1, "split_counts": [0, 8], "predicted_change": -0.01, "predicted_error": 0.002, "change_at_split": -0.008,
-        "loss_before": 0.3, "loss_after": 0.25, "cost_after": COST, "limit": 2.0, "rolled_back": False, "reason": None,
-    }],
-    "verdict": {"sentence": "Growth did not beat the uniform control."},
-}  # fmt: skip
 
 
 def job(state: str = "succeeded", **more: Any) -> dict[str, Any]:
@@ -59,6 +42,9 @@ class Server:
     end = "succeeded"
     problem: dict[str, Any] | None = None
 
+    def __init__(self, report: dict[str, Any]) -> None:
+        self.report = report
+
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if self.problem is not None:
             return httpx.Response(int(self.problem["status"]), json=self.problem)
@@ -70,7 +56,7 @@ class Server:
             ("GET", "/v1/jobs"): {"jobs": [job(), job("running", progress={"step": 3, "total_steps": 9})], "next": "j0"},
             ("GET", "/v1/jobs/j1"): job(self.end, message="it did not fit in memory" if self.end == "failed" else None),
             ("POST", "/v1/jobs/j1/cancel"): job("running"),
-            ("GET", "/v1/jobs/j1/report"): REPORT,
+            ("GET", "/v1/jobs/j1/report"): self.report,
             ("GET", "/v1/jobs/j1/artifacts"): {
                 "artifacts": [{"name": "a.json", "sha256": hashlib.sha256(b"{}").hexdigest(), "size": 2, "media_type": "application/json"}]
             },
@@ -110,8 +96,8 @@ RUN_FOR_REAL_ELSEWHERE = {"up", "demo", "worker"}
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    scripted = Server()
+def server(monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]) -> Server:
+    scripted = Server(report)
     monkeypatch.setattr(wattle.cli, "connect", lambda: Client("http://test", transport=httpx.MockTransport(scripted)))
     return scripted
 

@@ -1,0 +1,52 @@
+"""The report shows what report.json says, and says so where something is absent."""
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from wattle.report import cost_words, render
+
+
+def text_of(renderable: Any) -> str:
+    console = Console(file=io.StringIO(), width=220)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO above
+
+
+def test_everything_is_there(report: dict[str, Any]) -> None:
+    shown = text_of(render(report, where="./out/"))
+    assert "at most 2 ms of latency_ms (batch 32, 1 thread(s))" in shown
+    assert "2.00x" in shown  # a layer that doubled
+    assert "1.25 ms [1.2, 1.3]" in shown  # predicted, with interval and unit
+    assert "1.3 ms [1.28, 1.31]" in shown  # measured
+    assert "calibrated_sum" in shown
+    assert "measured" in shown
+    assert "-0.01 ± 0.002" in shown  # predicted change
+    assert "-0.008" in shown  # realised
+    assert "control cost only" in shown
+    assert "Growth did not beat the uniform control." in shown
+    assert "./out/" in shown
+
+
+def test_verdict_is_the_reports_own(report: dict[str, Any]) -> None:
+    report["verdict"]["sentence"] = "It paid: 1.3 points."
+    assert "It paid: 1.3 points." in text_of(render(report))
+
+
+def test_absent_figures_are_absent(report: dict[str, Any]) -> None:
+    report["grown"]["measured_latency"] = {"median_ms": None, "reason": "the machine was busy"}
+    report["controls"]["random"] = {"reason": "out of memory"}
+    shown = text_of(render(report))
+    assert "none: the machine was busy" in shown
+    assert "none: out of memory" in shown
+
+
+def test_rolled_back_round_says_why(report: dict[str, Any]) -> None:
+    report["rounds"][0] |= {"rolled_back": True, "reason": "loss rose"}
+    assert "no: loss rose" in text_of(render(report))
+
+
+def test_a_cost_is_never_shown_without_its_unit() -> None:
+    assert cost_words({"value": 154_512, "unit": "MACs", "kind": "exact", "low": None, "high": None}) == "154,512 MACs"
+    assert cost_words(None) == "–"
