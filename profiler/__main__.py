@@ -1,0 +1,134 @@
+"""``python -m profiler``: measure this machine for a network family, without the service; prints a table and writes JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from costs.families import Family, Network, default_widths
+from costs.table import NoCost, Setting, TableCost
+from profiler.device import fingerprint_id
+from profiler.profile import Profile, profile_device
+from profiler.timing import NoResult
+
+WORTH_A_WARNING_PERCENT = {"drift": 3.0, "calibration error": 15.0}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 1 with a message when the network or setting is out of range or the machine was too busy."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=options.json)
+    try:
+        network = _network(options)
+        setting = Setting(options.batch_size, options.threads)
+        profile = _with_progress_bar(console, network, setting, options)
+    except (ValueError, NoCost, NoResult) as error:
+        console.print(f"[red]{error}[/red]", highlight=False)
+        return 1
+    _show(console, profile, network, setting)
+    report = _report(profile, network, setting)
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1))
+        console.print(f"written to {options.output}", highlight=False)
+    if options.json:
+        sys.stdout.write(json.dumps(report))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m profiler", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--family", choices=get_args(Family), default="mobilenet_v1", help="network family")
+    add("--width-multiplier", type=float, default=0.25, help="factor on the family's published widths")
+    add("--widths", type=int, nargs="+", help="all widths, instead of a multiplier")
+    add("--activation", choices=("silu", "relu"), default="silu", help="activation function")
+    add("--image-size", type=int, default=32, help="pixels per side")
+    add("--in-channels", type=int, default=3, help="image channels")
+    add("--classes", type=int, default=10, help="number of classes")
+    add("--max-growth", type=float, default=4.0, help="measure widths up to this multiple of the network's own")
+    add("--batch-size", type=int, default=1, help="images per inference")
+    add("--threads", type=int, default=1, help="CPU threads")
+    add("--seconds", type=float, default=60.0, help="time budget")
+    add("--device", default="this-host", help="name of this machine in the table")
+    add("--output", type=Path, help="file for the table as JSON")
+    add("--json", action="store_true", help="write the JSON to standard output, everything else to standard error")
+    return parser
+
+
+def _network(options: argparse.Namespace) -> Network:
+    widths = tuple(options.widths or default_widths(options.family, options.width_multiplier))
+    return Network(options.family, widths, options.image_size, options.in_channels, options.classes, options.activation)
+
+
+def _with_progress_bar(console: Console, network: Network, setting: Setting, options: argparse.Namespace) -> Profile:
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # Redrawn by the callback alone: a thread that redraws on its own would take the core from what is being measured.
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
+        task = bar.add_task("building", total=options.seconds)
+
+        def progress(done: int, total: int, message: str) -> None:
+            bar.update(task, completed=done, total=total, description=message, refresh=True)
+
+        return profile_device(network, options.device, setting, options.max_growth, options.seconds, progress)
+
+
+def _show(console: Console, profile: Profile, network: Network, setting: Setting) -> None:
+    """The units of the network as given, its total, and how far to trust it."""
+    quantity = profile.table.calibrations[0].quantity
+    cost, calibration = TableCost(profile.table, quantity, setting), profile.table.calibration(quantity, setting)
+    table = Table(title=f"{network.family} {network.image_size} px, {setting}, on {profile.table.device}")
+    for heading in ("unit", "shape", cost.unit, "95 % interval", "kind", "readings"):
+        table.add_column(heading, justify="right" if heading in (cost.unit, "readings") else "left")
+    for unit in network.wiring().units:
+        entry = profile.table.entry(unit.shape, setting, quantity)
+        low, high = entry.interval
+        table.add_row(unit.name, str(unit.shape), f"{entry.value:.4f}", f"{low:.4f} to {high:.4f}", entry.kind, str(entry.repetitions))
+    whole = cost.network(network.wiring().shapes())
+    table.add_section()
+    table.add_row("network", "", f"{whole.value:.4f}", f"{whole.low:.4f} to {whole.high:.4f}", whole.kind, "")
+    for anchor in calibration.anchors:
+        table.add_row(f"anchor {anchor.name}", "", f"{anchor.measured:.4f}", f"{anchor.low:.4f} to {anchor.high:.4f}", "measured", "")
+    console.print(table)
+    console.print(
+        f"{len(profile.table)} entries in {profile.rounds} rounds; whole network = {calibration.scale:.3f} x layer sum, "
+        f"{calibration.error_percent:.1f} % mean error leave-one-out over {len(calibration.anchors)} networks",
+        highlight=False,
+    )
+    for warning in _warnings(profile, calibration.error_percent):
+        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
+
+
+def _warnings(profile: Profile, error_percent: float) -> list[str]:
+    warnings = [f"no result for {name}: {reason}" for name, reason in profile.missing.items()]
+    if error_percent > WORTH_A_WARNING_PERCENT["calibration error"]:
+        warnings.append(
+            f"layer sums predict whole networks with {error_percent:.0f} % error; compare whole networks before you rely on them"
+        )
+    if profile.drift is not None and 100 * abs(profile.drift) > WORTH_A_WARNING_PERCENT["drift"]:
+        warnings.append(f"the machine's speed changed by {100 * profile.drift:+.1f} % during the session; measure again when it is quieter")
+    return warnings
+
+
+def _report(profile: Profile, network: Network, setting: Setting) -> dict[str, Any]:
+    return {
+        "fingerprint": profile.fingerprint,
+        "fingerprint_id": fingerprint_id(profile.fingerprint),
+        "network": asdict(network),
+        "setting": asdict(setting),
+        "rounds": profile.rounds,
+        "drift_percent": None if profile.drift is None else 100 * profile.drift,
+        "missing": profile.missing,
+        "table": profile.table.to_json(),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

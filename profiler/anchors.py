@@ -1,0 +1,121 @@
+"""Anchors: whole networks measured as they are, to correct the sum of their layers.
+
+Layers measured alone keep their weights and activations in the caches and sum up to less than the network takes.  The bias is much
+the same for all networks of a session, so one factor per quantity and setting removes most of it.  The factor is the median of
+measured / sum over the anchors; how well it would have predicted each anchor from the others is its leave-one-out error.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from statistics import fmean, median
+
+from torch import Tensor, nn
+
+from costs.model import CostName
+from costs.shapes import Wiring
+from costs.table import Anchor, Calibration, CostTable, Setting
+from profiler.device import MEMORY_FORMATS, ready_to_measure
+from profiler.meters import METERS
+from profiler.sweep import grid, sentinel
+from profiler.timing import Measurement, NoResult, Progress, Work, interleave, never, silent
+
+MIN_ANCHORS = 3  # leaving one out must leave something to take a median of
+UNIFORM_SHARES = (1 / 3, 2 / 3)  # of the way from the seed to the largest widths, on a logarithmic scale
+
+
+def anchor_widths(wiring: Wiring, max_widths: Sequence[int], n: int, seed: int) -> dict[str, tuple[int, ...]]:
+    """``n`` networks between the wiring's widths and ``max_widths``: both ends, uniform growth between them, then random widths.
+
+    Every second random network has widths off the measured grid, so that the leave-one-out error covers the step model as well.
+    """
+    ends = list(zip(wiring.widths, max_widths, strict=True))
+    grids = [[min(point, largest) for point in grid(width, largest)] for width, largest in ends]
+    found = {"seed": tuple(wiring.widths), "largest": tuple(max_widths)}
+    for share in UNIFORM_SHARES:
+        found[f"uniform {share:.2f}"] = tuple(_nearest(points, points[0] ** (1 - share) * points[-1] ** share) for points in grids)
+    generator = random.Random(seed)  # noqa: S311 - a sample of networks is no secret
+    for number in range(1, n - len(found) + 1):
+        on_grid = number % 2 == 1
+        found[f"random {number}"] = tuple(generator.choice(points if on_grid else range(points[0], points[-1] + 1)) for points in grids)
+    return dict(list(found.items())[:n])
+
+
+def network_work(modules: Mapping[str, nn.Module], example: Tensor, setting: Setting) -> dict[str, Work]:
+    """One inference of each network on ``example`` [batch, ...].  The modules must be in eval mode."""
+    if example.shape[0] != setting.batch:
+        raise ValueError(f"the example holds {example.shape[0]} images; the setting is {setting}: give {setting.batch}")
+    if setting.layout != "contiguous":
+        example = example.contiguous(memory_format=MEMORY_FORMATS[setting.layout])
+    return {name: partial(module, example) for name, module in modules.items()}
+
+
+def measure_networks(
+    modules: Mapping[str, nn.Module],
+    example: Tensor,
+    setting: Setting,
+    seconds: float,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = never,
+    meter: str = "wall_clock",
+) -> dict[str, Measurement]:
+    """Measure whole networks against each other, interleaved in one run.  NoResult if one can't be measured.
+
+    They run in eval mode and are left in the mode they were in.
+    """
+    with ready_to_measure(setting), _eval_mode(modules.values()):
+        work = network_work(modules, example, setting)
+        session = interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+    for name, reason in session.missing.items():
+        raise NoResult(f"{name}: {reason}")
+    return session.results
+
+
+def calibrate(
+    table: CostTable,
+    wiring: Wiring,
+    measured: Mapping[str, tuple[Sequence[int], Measurement]],
+    setting: Setting,
+    quantity: CostName = "latency_ms",
+) -> Calibration:
+    """Fit the scale to anchors: name -> (widths, measurement).  NoCost if the table does not reach an anchor; NoResult if too few."""
+    anchors = []
+    for name, (widths, whole) in measured.items():
+        layer_sum = sum(table.entry(shape, setting, quantity).value for shape in wiring.shapes(widths))
+        anchors.append(Anchor(name, tuple(widths), layer_sum, whole.median, whole.low, whole.high))
+    if len(anchors) < MIN_ANCHORS:
+        raise NoResult(f"{len(anchors)} whole networks measured, {MIN_ANCHORS} needed to calibrate; give more time, or a quieter machine")
+    ratios = [anchor.measured / anchor.layer_sum for anchor in anchors]
+    errors = leave_one_out([anchor.layer_sum for anchor in anchors], [anchor.measured for anchor in anchors])
+    return Calibration(quantity, setting, fit_scale(ratios), 100 * fmean(abs(error) for error in errors), tuple(anchors))
+
+
+def fit_scale(ratios: Sequence[float]) -> float:
+    """The median of the ratios, taken between their logarithms: one disturbed network does not move it."""
+    return math.exp(median(math.log(ratio) for ratio in ratios))
+
+
+def leave_one_out(predictors: Sequence[float], measured: Sequence[float]) -> list[float]:
+    """Relative error of each prediction, scale * predictor, with the scale fitted to all others."""
+    ratios = [value / predictor for predictor, value in zip(predictors, measured, strict=True)]
+    return [fit_scale(ratios[:i] + ratios[i + 1 :]) / ratios[i] - 1 for i in range(len(ratios))]
+
+
+def _nearest(points: Sequence[int], wanted: float) -> int:
+    return min(points, key=lambda point: abs(point - wanted))
+
+
+@contextmanager
+def _eval_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    training = [module for root in modules for module in root.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

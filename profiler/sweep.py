@@ -1,0 +1,108 @@
+"""Which layer shapes of a wiring to measure, and measuring them.
+
+Growth changes the widths of channel groups, so a unit can meet every pair of widths of its two groups.  Widths are measured on a
+grid: each group's own width, then multiples of 8 up to 64, then four steps per doubling (80, 96, 112, 128, 160, ...).  The last
+grid width is not below the largest width allowed, so that every width a job can meet has a measured one above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+
+from costs.families import MAX_WIDTH
+from costs.shapes import LayerShape, Unit, Wiring
+from costs.table import UNITS, CostEntry, Setting
+from profiler.device import ready_to_measure
+from profiler.meters import METERS
+from profiler.timing import Measurement, NoResult, Progress, Work, interleave, never, silent
+from profiler.units import unit_work
+
+FINE_STEP, FINE_UNTIL = 8, 64
+STEPS_PER_DOUBLING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a sweep gave: entries, and for each shape without one the reason."""
+
+    entries: list[CostEntry]
+    missing: dict[LayerShape, NoResult]
+
+
+def largest_widths(widths: Sequence[int], max_growth: float) -> tuple[int, ...]:
+    """The widest each group may become."""
+    return tuple(min(MAX_WIDTH, int(width * max_growth)) for width in widths)
+
+
+def grid(width: int, largest: int) -> list[int]:
+    """Widths to measure for a group that grows from ``width`` to at most ``largest``."""
+    points, step, point = [width], FINE_STEP, 0
+    while points[-1] < largest:
+        point += step
+        if point > width:
+            points.append(point)
+        if point >= FINE_UNTIL and point & (point - 1) == 0:
+            step = point // STEPS_PER_DOUBLING
+    return points
+
+
+def plan(wiring: Wiring, max_widths: Sequence[int]) -> list[LayerShape]:
+    """The distinct layer shapes to measure so that the table answers for all widths from the wiring's own to ``max_widths``."""
+    grids = [grid(width, largest) for width, largest in zip(wiring.widths, max_widths, strict=True)]
+    return sorted({shape for unit in wiring.units for shape in _shapes_of(unit, wiring.widths, grids)})
+
+
+def measure(
+    shapes: Iterable[LayerShape],
+    setting: Setting,
+    seconds: float,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = never,
+    meter: str = "wall_clock",
+) -> Sweep:
+    """Measure the shapes in one interleaved session of about ``seconds``.  ValueError for a setting that can't be measured here."""
+    with ready_to_measure(setting):
+        work = unit_work(shapes, setting)
+        session = interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+    return Sweep(as_entries(session.results, setting, meter), session.missing)
+
+
+def as_entries(measured: Mapping[LayerShape, Measurement], setting: Setting, meter: str) -> list[CostEntry]:
+    """Measurements of units as cost entries, dated now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    quantity = METERS[meter]().quantity
+    return [
+        CostEntry(shape, setting, quantity, m.median, UNITS[quantity], "measured", m.low, m.high, meter, m.repetitions, m.rejected, now)
+        for shape, m in measured.items()
+    ]
+
+
+def sentinel() -> Work:
+    """A fixed piece of work whose drift tells whether the machine stayed the same during a session."""
+    shape = LayerShape("conv2d", 32, 32, 3, 1, 1, 16, 16, True, "silu")
+    return unit_work([shape], Setting())[shape]
+
+
+def _shapes_of(unit: Unit, widths: Sequence[int], grids: Sequence[list[int]]) -> Iterator[LayerShape]:
+    """The unit at every pair of grid widths of its input and output groups."""
+    groups = sorted({group for group in (unit.input, unit.output) if group is not None})
+    choices = [grids[group] for group in groups]
+    if unit.shape.depthwise:
+        choices = [_with_off_grid(points) for points in choices]
+    at = list(widths)
+    for chosen in product(*choices):
+        for group, width in zip(groups, chosen, strict=True):
+            at[group] = width
+        yield unit.at(at)
+
+
+def _with_off_grid(points: Sequence[int]) -> list[int]:
+    """The grid of a depthwise layer, which can be dearer between two multiples of the vector width than at the upper one.
+
+    A width just below each fine grid point is added: every width off the grid is then priced by one that is off the grid too.
+    """
+    below = (point - 1 for point in points[1:] if point <= FINE_UNTIL and point - 1 > points[0])
+    return sorted({*points, *below})

@@ -1,0 +1,207 @@
+"""Repeated measurement of many pieces of work on a machine that others use too.
+
+Each round visits every subject once, in random order, so that a slow minute of the machine falls on all of them.  A visit is one
+call to warm the caches, then a burst of calls long enough for the meter.  Disturbed readings are dropped and counted.  What is
+reported is the median with its 95 % confidence interval by order statistics, which assumes nothing about the noise.  With fewer
+than five valid readings there is no result: a reason is given instead of a number.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Generic, TypeVar
+
+from profiler.meters import Meter
+
+Key = TypeVar("Key", bound=Hashable)
+Work = Callable[[], object]
+Progress = Callable[[int, int, str], None]  # done, total, message; both in whole seconds of the time budget
+
+MIN_READINGS = 5
+PRECISION = 0.02  # wanted half-width of the confidence interval, relative to the median
+WARM_UP_AGREEMENT = 0.1
+WARM_UP_CALLS = range(3, 50)
+WARM_UP_SECONDS = 0.1
+OVERTIME = 2.0  # subjects that still lack readings when the budget is spent are visited until this multiple of it
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Median of the valid readings per call, in the unit of the meter's quantity, with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+    repetitions: int
+    rejected: int
+
+    @property
+    def half_width(self) -> float:
+        """The larger side of the interval, relative to the median."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+    @property
+    def median_ms(self) -> float:
+        """The median of a latency."""
+        return self.median
+
+
+class NoResult(RuntimeError):  # noqa: N818 - an answer, and no fault of the program
+    """No number can be given; the message says why and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session(Generic[Key]):
+    """All results of one interleaved run.
+
+    ``drift`` is the change of the sentinel's median from the first half of the rounds to the second, relative; None without enough
+    readings.
+    """
+
+    results: dict[Key, Measurement]
+    missing: dict[Key, NoResult]
+    rounds: int
+    drift: float | None
+
+
+@dataclass(slots=True)
+class _Subject:
+    """One piece of work, how many calls fill a window, and its readings so far."""
+
+    work: Work
+    calls: int = 1
+    readings: list[float] = field(default_factory=list)
+    disturbances: Counter[str] = field(default_factory=Counter)
+
+    def visit(self, meter: Meter) -> None:
+        self.work()
+        meter.start()
+        for _ in range(self.calls):
+            self.work()
+        reading = meter.stop()
+        if reading.disturbed is None:
+            self.readings.append(reading.value / self.calls)
+        else:
+            self.disturbances[reading.disturbed] += 1
+
+    def measurement(self) -> Measurement | None:
+        """None with too few readings."""
+        if len(self.readings) < MIN_READINGS:
+            return None
+        low, high = median_interval(self.readings)
+        return Measurement(median(self.readings), low, high, len(self.readings), self.disturbances.total())
+
+    def converged(self) -> bool:
+        measured = self.measurement()
+        return measured is not None and measured.half_width <= PRECISION
+
+
+def silent(_done: int, _total: int, _message: str) -> None:
+    """No progress wanted."""
+
+
+def never() -> bool:
+    """Nobody stops the run early."""
+    return False
+
+
+def interleave(
+    work: Mapping[Key, Work],
+    meter: Meter,
+    seconds: float,
+    *,
+    sentinel: Work | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = never,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Session[Key]:
+    """Measure all ``work`` in rounds until every interval is within 2 % or ``seconds`` have passed.
+
+    A subject that has fewer than five valid readings by then is visited on, for at most as long again.  ``should_stop`` ends the
+    run early, as if all time were spent.  ``sentinel`` is a fixed reference visited in every round.
+    """
+    start = clock()
+    subjects = {key: _Subject(task) for key, task in work.items()}
+    watch = _Subject(sentinel) if sentinel else None
+    everyone = [*subjects.values(), *([watch] if watch else [])]
+    order, rounds = random.Random(seed), 0  # noqa: S311 - an order of visits is no secret
+
+    def report(message: str) -> None:
+        progress(min(int(clock() - start), int(seconds)), int(seconds), message)
+
+    for number, subject in enumerate(everyone):
+        if should_stop():
+            break
+        subject.calls = max(1, math.ceil(meter.window_seconds / warm_up(subject.work, clock)))
+        if number % 10 == 0:
+            report(f"warming up, {number} of {len(everyone)}")
+
+    while subjects and not should_stop():
+        spent = clock() - start
+        lacking = [subject for subject in subjects.values() if len(subject.readings) < MIN_READINGS]
+        within = sum(subject.converged() for subject in subjects.values())
+        if within == len(subjects) or spent > OVERTIME * seconds or (spent > seconds and not lacking):
+            break
+        report(f"round {rounds + 1}, {within} of {len(subjects)} within {PRECISION:.0%}")
+        turn = lacking if spent > seconds else everyone
+        for subject in order.sample(turn, len(turn)):
+            if should_stop() or clock() - start > OVERTIME * seconds:
+                break
+            subject.visit(meter)
+        rounds += 1
+
+    results = {key: measured for key, subject in subjects.items() if (measured := subject.measurement())}
+    missing = {key: _no_result(subject, seconds) for key, subject in subjects.items() if key not in results}
+    progress(int(seconds), int(seconds), f"{len(results)} of {len(subjects)} measured in {rounds} rounds")
+    return Session(results, missing, rounds, _drift(watch.readings) if watch else None)
+
+
+def warm_up(work: Work, clock: Callable[[], float]) -> float:
+    """Call until the last three durations agree within 10 %, for at most 0.1 s or three calls; seconds per call."""
+    durations: list[float] = []
+    start = clock()
+    for _ in range(WARM_UP_CALLS.stop):
+        before = clock()
+        work()
+        durations.append(clock() - before)
+        if len(durations) >= WARM_UP_CALLS.start:
+            last = durations[-3:]
+            if max(last) <= (1 + WARM_UP_AGREEMENT) * min(last) or clock() - start > WARM_UP_SECONDS:
+                break
+    return max(min(durations[-3:]), 1e-9)
+
+
+def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of the median from order statistics.
+
+    The r-th smallest and r-th largest of n independent samples enclose the median with probability 1 - 2 P(Binomial(n, 1/2) < r); the
+    largest r that keeps ``confidence`` is taken.  Five samples reach 93.75 % at most: their whole range.
+    """
+    ordered, n = sorted(samples), len(samples)
+    tail, rank = 0.5**n, 1  # P(B < 1); the interval from the rank-th smallest to the rank-th largest
+    while rank < (n + 1) // 2:
+        tail += math.comb(n, rank) * 0.5**n
+        if 2 * tail > 1 - confidence:
+            break
+        rank += 1
+    return ordered[rank - 1], ordered[n - rank]
+
+
+def _drift(readings: Sequence[float]) -> float | None:
+    half = len(readings) // 2
+    return median(readings[half:]) / median(readings[:half]) - 1 if half >= MIN_READINGS else None
+
+
+def _no_result(subject: _Subject, seconds: float) -> NoResult:
+    rejected = ", ".join(f"{count} x {reason}" for reason, count in subject.disturbances.most_common()) or "none"
+    return NoResult(
+        f"no result: {len(subject.readings)} valid readings, {MIN_READINGS} needed; rejected: {rejected}; "
+        f"time budget {seconds:g} s: give more time, or measure while the machine is quieter"
+    )
