@@ -87,6 +87,8 @@ def install(app: FastAPI) -> None:
         detail = str(error.detail)
         if error.status_code == 404:
             detail = f"there is no {request.url.path}; the API is described at /docs"
+        elif error.status_code == 405:
+            detail = f"{request.url.path} does not answer {request.method}; the API is described at /docs"
         return problem(error.status_code, detail, headers=error.headers)
 
     @app.exception_handler(DatabaseUnavailable)
@@ -123,7 +125,15 @@ def _problem_of(item: Mapping[str, Any], model: type[BaseModel] | None) -> Probl
     if kind in ("json_invalid", "value_error"):
         return Problem(field, value, limit, text, f"{field}: {text}")
     rule = text.replace("Input should", "it should", 1).replace("String should", "it should", 1)
-    return Problem(field, value, limit, rule.replace("it should be", "give", 1), f"{field} is {value!r}: {rule}")
+    return Problem(field, value, limit, _remedy(rule), f"{field} is {value!r}: {rule}")
+
+
+def _remedy(rule: str) -> str:
+    """ "it should be X" as something to do."""
+    what = rule.removeprefix("it should be ")
+    if what == rule:
+        return rule
+    return f"give a value {what}" if what.startswith(("greater", "less")) else f"give {what}"
 
 
 def _limit(context: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ have prices for this network, does the budget cover the seed.  Everything that i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from store.database import Database
 from store.images import DataShape
 from store.problems import InvalidSpec, Problem
 from store.settings import Settings
-from store.spec import BudgetSpec, DataSpec, JobSpec, NetworkSpec, ProfileSpec
+from store.spec import BudgetSpec, JobSpec, NetworkSpec, ProfileSpec
 from store.views import UnknownDevice
 
 __all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network", "widest"]
@@ -58,8 +59,7 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
         raise InvalidSpec(problems)
     wiring = network.wiring()
     seed_cost = _priced_seed(spec, network, wiring, model)
-    warnings = (*_data_warnings(spec.data), *_growth_warnings(spec, wiring, model))
-    return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
+    return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), _growth_warnings(spec, wiring, model))
 
 
 def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
@@ -150,9 +150,9 @@ def _priced_seed(spec: JobSpec, network: Network, wiring: Wiring, model: CostMod
         message = f"the seed can't be priced: {reason}; run: {remedy}"
         raise InvalidSpec([Problem("budget.device", budget.device, None, remedy, message)]) from error
     if seed.value > budget.limit:
-        cost = f"{seed.value:.6g} {seed.unit}"
+        cost = f"{_rounded_up(seed.value)} {seed.unit}"
         remedy = f"set budget.limit above {cost}, or start from a smaller seed"
-        message = f"the budget of {budget.limit:g} {seed.unit} does not cover the seed, which costs {cost} ({seed.kind}); {remedy}"
+        message = f"the budget of {budget.limit:.12g} {seed.unit} does not cover the seed, which costs {cost} ({seed.kind}); {remedy}"
         raise InvalidSpec([Problem("budget.limit", budget.limit, f"at least {cost}", remedy, message)])
     return seed
 
@@ -174,12 +174,6 @@ def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> 
     )
 
 
-def _data_warnings(data: DataSpec) -> tuple[str, ...]:
-    if data.root is not None and data.name not in (*images.LAYOUTS, "imagefolder"):
-        return (f"data.root is not used: {data.name} needs no folder",)
-    return ()
-
-
 def _growth_warnings(spec: JobSpec, wiring: Wiring, model: CostModel) -> tuple[str, ...]:
     """Does something other than the budget end the growth?"""
     budget, most = spec.budget, spec.growth.max_growth
@@ -189,10 +183,19 @@ def _growth_warnings(spec: JobSpec, wiring: Wiring, model: CostModel) -> tuple[s
         reach = str(error).partition("; run `")[0]
         return (f"the cost table does not reach {most:g} times the seed's widths, so growth ends where it ends: {reach}",)
     if largest.value <= budget.limit:
-        text = f"{budget.limit:g} {model.unit} is more than {most:g} times the seed's widths cost ({largest.value:.6g} {model.unit})"
+        cost = f"{_rounded_up(largest.value)} {model.unit}"
+        text = f"{budget.limit:.12g} {model.unit} is more than {most:g} times the seed's widths cost ({cost})"
         return (f"{text}: growth.max_growth ends the growth, not the budget",)
     return ()
 
 
 def _setting(budget: BudgetSpec) -> Setting:
     return Setting(budget.batch_size, budget.threads)
+
+
+def _rounded_up(value: float) -> str:
+    """Four digits of a measurement, all digits of a count, never less than the value: a limit of this many covers it."""
+    if value == int(value):
+        return str(int(value))
+    scale = 10.0 ** (3 - math.floor(math.log10(value)))
+    return f"{math.ceil(value * scale) / scale:.12g}"

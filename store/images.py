@@ -77,6 +77,8 @@ def describe(data: DataSpec, settings: Settings, decode: int | None = DECODED_AT
         classes, samples = len(folder.classes), len(folder.files)
     elif data.name in LAYOUTS:
         _check_layout(data, settings)
+    elif data.root is not None:
+        raise _invalid(data.root, None, "leave data.root out", f"{data.name} needs no folder; leave data.root out")
     elif data.name == "synthetic":
         classes, samples = data.classes or classes, data.samples or samples
     return DataShape(image_size, known.in_channels, classes, samples)
@@ -86,16 +88,21 @@ def data_folder(data: DataSpec, settings: Settings) -> Path:
     """The folder of a data set, resolved.  InvalidSpec when it is missing, no folder, or outside the data root."""
     allowed, given = settings.data_root.resolve(), data.root or "."
     remedy = f"put the data in a folder inside {allowed}, or start the service with WATTLE_DATA_ROOT set to a folder above it"
+
+    def refused(what: str) -> InvalidSpec:
+        return _invalid(given, str(allowed), remedy, f"{given!r} {what}; {remedy}")
+
     if "\0" in given:
-        raise _invalid(repr(given), str(allowed), remedy, "the path holds a NUL character")
+        raise refused("holds a NUL character")
     try:
         folder = (allowed / given).resolve()
+        found = folder.is_dir()
     except (OSError, RuntimeError) as error:  # a loop of links, a name too long
-        raise _invalid(given, str(allowed), remedy, f"{given} can't be followed: {error}") from error
+        raise refused(f"can't be followed ({error})") from error
     if not folder.is_relative_to(allowed):
-        raise _invalid(given, str(allowed), remedy, f"{given} leads outside the data root {allowed}; {remedy}")
-    if not _is_dir(folder):
-        raise _invalid(given, str(allowed), remedy, f"there is no folder {folder}; {remedy}")
+        raise refused(f"leads outside the data root {allowed}")
+    if not found:
+        raise refused(f"is no folder in the data root {allowed}")
     return folder
 
 
@@ -181,14 +188,7 @@ def _check_layout(data: DataSpec, settings: Settings) -> None:
         raise _invalid(str(folder), list(needed), remedy, f"{folder} has no folder {' or '.join(missing)}; {remedy}")
 
 
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _invalid(value: str | list[str], limit: str | list[str], remedy: str, message: str) -> InvalidSpec:
+def _invalid(value: str | list[str], limit: str | list[str] | None, remedy: str, message: str) -> InvalidSpec:
     return InvalidSpec([Problem("data.root", value, limit, remedy, message)])
 
 

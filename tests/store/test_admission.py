@@ -1,0 +1,204 @@
+"""What only disk and store can refuse: each problem with field, value, limit and a remedy that works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from costs.families import default_widths
+from costs.model import CostName
+from costs.shapes import LayerShape
+from costs.table import Anchor, Calibration, CostEntry, CostTable, Setting
+from store import devices
+from store.admission import Admission, InvalidSpec, Problem, admit, admit_profile, profile_command, seed_network, widest
+from store.database import Database
+from store.images import DataShape
+from store.settings import Settings
+from store.spec import JobSpec, ProfileSpec
+from store.tables import Base
+
+WIDTHS = (4, 6, 8)
+SPEC: dict[str, Any] = {
+    "name": "t",
+    "data": {"name": "digits"},
+    "network": {"family": "plain", "widths": list(WIDTHS)},
+    "budget": {"cost": "macs", "limit": 40_000},
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_root=tmp_path, data_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def sqlite(settings: Settings) -> Iterator[Database]:
+    db = Database(settings.database)
+    Base.metadata.create_all(db.engine)
+    yield db
+    db.close()
+
+
+def entry(shape: LayerShape, setting: Setting, milliseconds: float, quantity: CostName = "latency_ms") -> CostEntry:
+    spread = (milliseconds * 0.9, milliseconds * 1.1)
+    return CostEntry(shape, setting, quantity, milliseconds, "ms", "measured", *spread, "wall_clock", 9, 0, "2026-01-02T03:04:05+00:00")
+
+
+def measured(spec: JobSpec, growth: float, setting: Setting | None = None) -> CostTable:
+    """A table of the spec's network at its seed widths and at ``growth`` times those: every layer costs 0.1 ms, grown 0.2 ms."""
+    setting = setting or Setting(spec.budget.batch_size, spec.budget.threads)
+    wiring = seed_network(spec.network, DataShape(8, 1, 10)).wiring()
+    large = wiring.shapes(widest(wiring.widths, growth))
+    entries = [*(entry(shape, setting, 0.1) for shape in wiring.shapes()), *(entry(shape, setting, 0.2) for shape in large)]
+    anchors = (Anchor("seed", wiring.widths, 0.7, 0.7, 0.69, 0.71),)
+    return CostTable("this-host", entries, [Calibration("latency_ms", setting, 1.0, 2.0, anchors)])
+
+
+def latency(limit: float, **budget: Any) -> JobSpec:
+    return spec_of(budget={"cost": "latency_ms", "limit": limit, **budget})
+
+
+def spec_of(**changes: Any) -> JobSpec:
+    return JobSpec.model_validate({**SPEC, **changes})
+
+
+def problems_of(spec: JobSpec, db: Database, settings: Settings) -> list[Problem]:
+    with pytest.raises(InvalidSpec) as refused:
+        admit(spec, db, settings)
+    return list(refused.value.problems)
+
+
+def test_exact_costs_need_no_device(sqlite: Database, settings: Settings) -> None:
+    admitted = admit(spec_of(), sqlite, settings)
+    assert admitted.network.widths == WIDTHS
+    assert (admitted.network.image_size, admitted.network.in_channels, admitted.network.classes) == (8, 1, 10)
+    assert admitted.seed_cost.value == sum(shape.macs for shape in admitted.wiring.shapes())
+    assert admitted.seed_cost.kind == "exact"
+    assert admitted.warnings == ()
+
+
+def test_width_multiplier_gives_the_published_widths(sqlite: Database, settings: Settings) -> None:
+    spec = spec_of(network={"family": "mobilenet_v1", "width_multiplier": 0.25}, budget={"cost": "params", "limit": 1e6})
+    assert admit(spec, sqlite, settings).network.widths == default_widths("mobilenet_v1", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("network", "field", "value", "limit"),
+    [
+        ({"family": "mobilenet_v1", "widths": [8, 8]}, "network.widths", 2, "14 widths"),
+        ({"family": "mobilenet_v2", "widths": [8] * 5}, "network.widths", 5, "25 widths"),
+        ({"family": "plain", "widths": [8] * 17}, "network.widths", 17, "1 to 16 widths"),
+        ({"family": "mobilenet_v2", "width_multiplier": 4}, "network.width_multiplier", 4.0, "widths up to 4096"),
+    ],
+)
+def test_widths_that_do_not_fit(network: Any, field: str, value: object, limit: str, sqlite: Database, settings: Settings) -> None:
+    (problem,) = problems_of(spec_of(network=network), sqlite, settings)
+    assert (problem.field, problem.value, problem.limit) == (field, value, limit)
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_budget_below_the_seed_states_a_limit_that_is_accepted(cost: str, sqlite: Database, settings: Settings) -> None:
+    (problem,) = problems_of(spec_of(budget={"cost": cost, "limit": 5}), sqlite, settings)
+    assert (problem.field, problem.value) == ("budget.limit", 5.0)
+    least = float(str(problem.limit).split()[2])
+    assert str(problem.limit).split()[2] in problem.remedy
+    assert admit(spec_of(budget={"cost": cost, "limit": least}), sqlite, settings).seed_cost.value <= least
+
+
+def test_unknown_device(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "pi-4", {})
+    (problem,) = problems_of(latency(1), sqlite, settings)
+    assert (problem.field, problem.value, problem.limit) == ("budget.device", "this-host", ["pi-4"])
+    assert "wattle worker --device this-host" in problem.remedy
+
+
+def test_device_without_table_names_the_command_that_mends_it(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    spec = latency(1, batch_size=2, threads=3)
+    (problem,) = problems_of(spec, sqlite, settings)
+    assert problem.field == "budget.device"
+    assert problem.remedy == (
+        "wattle profile --device this-host --family plain --widths 4,6,8 --activation silu --image-size 8 --in-channels 1 --classes 10 "
+        "--max-growth 4 --batch-size 2 --threads 3"
+    )
+    assert problem.remedy in problem.message
+    assert "run `wattle profile`" not in problem.message
+
+
+def test_table_of_another_setting_or_smaller_network(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    devices.save_table(sqlite, None, measured(latency(1), 2))
+    assert admit(latency(1), sqlite, settings).seed_cost.kind == "calibrated_sum"
+    assert problems_of(latency(1, threads=2), sqlite, settings)[0].field == "budget.device"
+    wider = spec_of(network={"family": "plain", "widths": [4, 6, 99]}, budget={"cost": "latency_ms", "limit": 1})
+    assert problems_of(wider, sqlite, settings)[0].field == "budget.device"
+
+
+def test_latency_budget_below_the_seed(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    devices.save_table(sqlite, None, measured(latency(1), 4))
+    (problem,) = problems_of(latency(0.1), sqlite, settings)
+    assert problem.field == "budget.limit"
+    assert "(calibrated_sum)" in problem.message
+    least = float(str(problem.limit).split()[2])
+    assert admit(latency(least), sqlite, settings).seed_cost.value <= least
+
+
+def test_energy_without_meter(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    devices.save_table(sqlite, None, measured(latency(1), 4))
+    (problem,) = problems_of(spec_of(budget={"cost": "energy_mj", "limit": 1}), sqlite, settings)
+    assert (problem.field, problem.value) == ("budget.cost", "energy_mj")
+    assert "no meter" in problem.message
+
+
+def test_warning_when_the_budget_can_not_bind(sqlite: Database, settings: Settings) -> None:
+    (warning,) = warnings_of(admit(spec_of(budget={"cost": "macs", "limit": 1e12}), sqlite, settings))
+    assert "growth.max_growth ends the growth" in warning
+
+
+def test_warning_when_the_table_ends_before_max_growth(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    devices.save_table(sqlite, None, measured(latency(1), 2))
+    (warning,) = warnings_of(admit(latency(1), sqlite, settings))
+    assert "does not reach 4 times" in warning
+
+
+def warnings_of(admitted: Admission) -> tuple[str, ...]:
+    return admitted.warnings
+
+
+def test_all_problems_are_found_at_once(sqlite: Database, settings: Settings) -> None:
+    spec = spec_of(
+        data={"name": "imagefolder", "root": "nowhere"},
+        network={"family": "mobilenet_v1", "widths": [2]},
+        budget={"cost": "latency_ms", "limit": 1, "device": "moon"},
+    )
+    assert [problem.field for problem in problems_of(spec, sqlite, settings)] == ["data.root", "network.widths", "budget.device"]
+
+
+def test_profile_needs_a_device_and_a_network_that_fits(sqlite: Database) -> None:
+    shape = {"image_size": 8, "in_channels": 1, "classes": 10}
+    spec = ProfileSpec.model_validate({"network": {"family": "mobilenet_v1", "widths": [2]}, **shape})
+    with pytest.raises(InvalidSpec) as refused:
+        admit_profile(spec, sqlite)
+    assert [problem.field for problem in refused.value.problems] == ["network.widths", "device"]
+    assert refused.value.problems[1].remedy.endswith("wattle worker --device this-host")
+    devices.register(sqlite, "this-host", {})
+    spec = ProfileSpec.model_validate({"network": SPEC["network"], **shape})
+    assert admit_profile(spec, sqlite).wiring.widths == WIDTHS
+
+
+def test_profile_command_is_read_by_the_command_line() -> None:
+    from typer.testing import CliRunner
+
+    from wattle.cli import app
+
+    spec = latency(1)
+    command = profile_command(spec.budget, seed_network(spec.network, DataShape(8, 1, 10)), 4)
+    result = CliRunner().invoke(app, command.split()[1:], env={"WATTLE_URL": "http://127.0.0.1:9"})
+    assert "No such option" not in result.output
+    assert result.exit_code != 2, result.output
