@@ -18,14 +18,13 @@ import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-if TYPE_CHECKING:
-    from growth.groups import ChannelGraph, ChannelGroup
+from growth.groups import ChannelGraph, ChannelGroup
 
 UNIT_NORM_TOLERANCE = 1e-3
 _Sources = dict[str, tuple[Tensor | None, Tensor | None]]
@@ -99,7 +98,7 @@ def _moves(model: nn.Module, group: ChannelGroup, split: Split, step: float) -> 
     parents = [weight[split.channels.to(weight.device)] for weight in weights]
     theta = torch.cat([rows.flatten(1) for rows in parents], 1)  # [n, d]
     move = step * theta.norm(dim=1, keepdim=True) * split.directions.to(theta)
-    pieces = move.split([rows[0].numel() for rows in parents], 1)
+    pieces = move.split([rows.shape[1:].numel() for rows in parents], 1)
     return [piece.view_as(rows) for piece, rows in zip(pieces, parents, strict=True)]
 
 
@@ -179,8 +178,6 @@ def _check_group(model: nn.Module, number: int, group: ChannelGroup, shared: set
         fan_in += weight[0].numel()
     for name in group.passengers:
         module = model.get_submodule(name)
-        if not module.state_dict():
-            continue  # an activation or a pooling: nothing to widen
         _check_module(model, name, (*_NORMS, nn.Conv2d), shared)
         features = module.num_features if isinstance(module, _NORMS) else cast(nn.Conv2d, module).groups
         _check_width(number, name, "channels", features, group.width)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from costs.families import Family, Network, default_widths
 from growth.networks import Block, build
 
+torch.set_num_threads(1)
 FAMILIES: tuple[Family, ...] = ("mobilenet_v1", "mobilenet_v2", "plain")
 GROUPS = {family: len(default_widths(family)) for family in FAMILIES}
 
