@@ -111,17 +111,20 @@ def words(job: Document) -> list[str]:
         found.append(f"{job.get('cause') or 'because'}: {job.get('message') or ''}")
     if job["state"] == "queued" and job.get("attempt"):
         found.append(f"attempt {job['attempt']} ended early, waiting for a worker")
-    found += [str(progress[name]) for name in ("phase", "run") if progress.get(name)]
-    if progress.get("rounds"):
-        found.append(f"round {progress.get('round') or 0}/{progress['rounds']}")
-    if progress.get("total_steps"):
-        found.append(f"step {progress.get('step') or 0}/{progress['total_steps']}")
+    if progress.get("phase"):
+        found.append(str(progress["phase"]))
+    if run := progress.get("run"):
+        found.append(run if run == "grown" else f"control {run.replace('_', ' ')}")
+        if progress.get("rounds"):
+            found.append(f"round {progress.get('round') or 0}/{progress['rounds']}")
+        if progress.get("total_steps"):
+            found.append(f"step {progress.get('step') or 0}/{progress['total_steps']}")
+    if progress.get("message"):
+        found.append(str(progress["message"]))
     found += [f"{name} {progress[name]:.4g}" for name in ("loss", "accuracy") if progress.get(name) is not None]
     if progress.get("cost") is not None:
         limit = f" of {quantity(progress['limit'], progress.get('unit'))}" if progress.get("limit") is not None else ""
         found.append(f"cost {quantity(progress['cost'], None if limit else progress.get('unit'))}{limit}")
-    if progress.get("shape"):
-        found.append(str(progress["shape"]))
     return found
 
 

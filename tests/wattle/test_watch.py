@@ -34,6 +34,16 @@ def test_large_costs_have_separators() -> None:
     assert "cost 154,512 of 300,000 MACs" in words(job)
 
 
+def test_profile_says_what_it_measures() -> None:
+    progress = {"phase": "profiling", "step": 12, "total_steps": 60, "message": "round 3", "overall_fraction": 0.2, "eta_seconds": 48}
+    assert words({**JOB, "progress": progress})[2:] == ["profiling", "round 3"]
+    assert "about 0:48 left" in text_of(picture({**JOB, "progress": progress}))
+
+
+def test_controls_are_named() -> None:
+    assert "control cost only" in words({**JOB, "progress": {"run": "cost_only"}})
+
+
 def test_nothing_known_is_no_error() -> None:
     assert words({**JOB, "state": "queued"}) == ["digits", "queued", "attempt 1 ended early, waiting for a worker"]
     assert "queued" in text_of(picture({**JOB, "state": "queued", "attempt": 0, "progress": {}}))
