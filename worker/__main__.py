@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,19 +19,25 @@ from store.queue import GROWTH_QUEUE, celery_app, profile_queue
 from store.settings import Settings
 from worker.tasks import register_task
 
+# Kernels that oneDNN keeps compiled.  A growing network meets many shapes; at the default of 1024 it would compile again and again.
+ONEDNN_CACHE = "16384"
+
 
 def main(arguments: list[str] | None = None) -> int:
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     settings = Settings()
     options = _parse(arguments, settings.device)
-    queues = options.queues.split(",") if options.queues else [GROWTH_QUEUE, profile_queue(options.device)]
+    settings = settings.model_copy(update={"device": options.device})
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     db = Database(settings.database)
     db.check_revision()
-    devices.register(db, options.device, fingerprint())
+    devices.register(db, settings.device, fingerprint())
     db.close()  # the pool forks from here on: no open connection may cross
     app = celery_app(settings)
-    register_task(app, settings, options.device)
+    register_task(app, settings)
+    queues = options.queues.split(",") if options.queues else [GROWTH_QUEUE, profile_queue(settings.device)]
     worker = app.Worker(
-        hostname=f"{options.device}-{os.getpid()}@%h",
+        hostname=f"{settings.device}-{os.getpid()}@%h",
         pool="prefork", concurrency=1, queues=queues, loglevel=settings.log_level,
         without_gossip=True, without_mingle=True,
     )  # fmt: skip
@@ -40,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fingerprint() -> dict[str, object]:
     """What this machine is.  Asked in a process of its own, so that torch never enters the one that forks."""
-    code = "import json; from profiler.device import fingerprint; print(json.dumps(fingerprint()))"
+    code = "import json; from profiler.device import fingerprint; print(json.dumps(fingerprint(threads=1)))"
     answer = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
     return dict(json.loads(answer.stdout))
 

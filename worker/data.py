@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
 from costs.families import Network
-from growth.loop import Data
 from growth.networks import build
+from growth.training import Data, Samples
 from store import images
 from store.problems import InvalidSpec, Problem
 from store.settings import Settings
@@ -57,7 +58,7 @@ def load(spec: DataSpec, settings: Settings, seed: int) -> Data:
     parts = [_resized(_as_float(found.read(indices)), size) for indices in (train, selection, test)]
     mean, deviation = _statistics(parts[0])
     tensors = [((part - mean) / deviation, found.labels[indices]) for part, indices in zip(parts, (train, selection, test), strict=True)]
-    return Data(*(TensorDataset(*pair) for pair in tensors))
+    return Data(*(cast(Samples, TensorDataset(*pair)) for pair in tensors))
 
 
 def _split(found: Images, generator: torch.Generator) -> tuple[list[int], list[int], list[int]]:
@@ -101,21 +102,21 @@ class _Lazy:
         self._found = found
         self._mean, self._deviation = _statistics(_as_float(found.read(sample)))
 
-    def part(self, indices: Sequence[int]) -> Dataset[tuple[Tensor, Tensor]]:
+    def part(self, indices: Sequence[int]) -> Samples:
         return _LazyPart(self, indices)
 
-    def item(self, index: int) -> tuple[Tensor, Tensor]:
-        return (_as_float(self._found.read([index]))[0] - self._mean) / self._deviation, self._found.labels[index]
+    def item(self, index: int) -> tuple[Tensor, int]:
+        return (_as_float(self._found.read([index]))[0] - self._mean) / self._deviation, int(self._found.labels[index])
 
 
-class _LazyPart(Dataset[tuple[Tensor, Tensor]]):
+class _LazyPart(Dataset[tuple[Tensor, int]]):
     def __init__(self, source: _Lazy, indices: Sequence[int]) -> None:
         self._source, self._indices = source, indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
         return self._source.item(self._indices[position])
 
 
@@ -150,7 +151,7 @@ def _synthetic(spec: DataSpec, settings: Settings) -> Images:
     pixels = torch.rand(samples, shape.in_channels, size, size, generator=generator)
     teacher = build(Network("plain", TEACHER_WIDTHS, size, shape.in_channels, shape.classes), generator).eval()
     with torch.no_grad():
-        scores = torch.cat([teacher((part - 0.5) / 12**-0.5) for part in pixels.split(256)])
+        scores = torch.cat([teacher((part - 0.5) / 12**-0.5) for part in torch.split(pixels, 256)])
     return _in_memory(pixels, ((scores - scores.mean(0)) / scores.std(0)).argmax(1))  # centred, so that every class is met
 
 

@@ -72,6 +72,7 @@ class Attempt:
         return int(next(folder.glob(f"{self.job_id}-*.json")).stem.rpartition("-")[2])
 
     def says(self, word: str) -> None:
+        self.child()
         wait_for(lambda: word in log_path(self.settings, self.job_id).read_text())
 
     def end(self) -> Job:

@@ -1,0 +1,30 @@
+"""A profile job: measure this device for everything a network can grow into, and keep the cost table."""
+
+from __future__ import annotations
+
+from store import devices
+from store.admission import admit_profile
+from store.spec import ProfileSpec
+from worker.attempt import Attempt, Reporter
+
+
+def run_profile(attempt: Attempt) -> None:
+    """Measure and keep.  A measurement that was cut short is thrown away: its machine may have changed meanwhile."""
+    from profiler.profile import profile
+
+    spec = ProfileSpec.model_validate(attempt.lease.job.spec)
+    if spec.device != attempt.device:
+        raise RuntimeError(f"a profile of {spec.device} came to {attempt.device}; start that worker with the queues of its own device only")
+    admitted = admit_profile(spec, attempt.db)
+    reporter = Reporter(attempt, {"phase": "profiling", "unit": "s"})
+
+    def tell(done: int, total: int, message: str) -> None:
+        fraction = done / max(1, total)
+        reporter.tell({"step": done, "total_steps": total, "overall_fraction": fraction, "eta_seconds": total - done, "message": message})
+
+    table = profile(
+        admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds, progress=tell, should_stop=attempt.asked_to_stop
+    )
+    attempt.stop_if_asked()
+    devices.save_table(attempt.db, attempt.lease, table)
+    reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0, "entries": len(table)}, at_once=True)

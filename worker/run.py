@@ -1,0 +1,130 @@
+"""The one bridge from a job's spec to the library."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+from growth.controls import control
+
+from costs.families import Network
+from costs.model import CostModel
+from costs.table import CostTable, Setting
+from growth.checkpoint import save_network
+from growth.config import GrowthConfig
+from growth.training import Data, size
+from store import devices, jobs
+from store.admission import admit, cost_model
+from store.spec import JobSpec
+from worker import data
+from worker.attempt import Attempt, Reporter
+from worker.profile_run import run_profile
+from worker.report import Measurements, build_report, measure
+from worker.runs import Runs, Trained
+
+logger = logging.getLogger(__name__)
+
+
+def run_attempt(attempt: Attempt) -> None:
+    """Carry out a job, going on from what earlier attempts left.  Returns when its results are published."""
+    if attempt.lease.job.kind == "profile":
+        run_profile(attempt)
+    else:
+        run_growth(attempt)
+
+
+def run_growth(attempt: Attempt) -> None:
+    """Train, score and grow; then the controls; then say what it costs and whether it paid."""
+    spec = JobSpec.model_validate(attempt.lease.job.spec)
+    reporter = Reporter(attempt)
+    reporter.tell({"phase": "loading"}, at_once=True)
+    torch.set_num_threads(spec.training.threads)
+    admitted = admit(spec, attempt.db, attempt.settings)
+    prices = _prices(attempt, spec, admitted.setting)
+    sets = data.load(spec.data, attempt.settings, spec.training.seed)
+    config = growth_config(spec, sets)
+
+    runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, ("grown", *spec.controls))
+    grown = runs.train("grown", admitted.network, config)
+    controls: dict[str, Trained] = {
+        name: runs.train(name, *control(name, admitted.network, grown.growth, prices, config)) for name in spec.controls
+    }  # fmt: skip
+
+    networks = {"seed": admitted.network, **{name: run.growth.network for name, run in {"grown": grown, **controls}.items()}}
+    measured = _measure(attempt, reporter, spec, admitted.setting, networks)
+    reporter.tell({"phase": "report"}, at_once=True)
+    report = build_report(attempt.lease.job, spec, admitted.network, prices, config, grown, controls, measured)
+    _publish(attempt, spec, grown, report)
+    reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0}, at_once=True)
+
+
+def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
+    """Epochs become steps, and the scoring samples are those there are."""
+    training, growth, samples = spec.training, spec.growth, size(sets.train)
+    steps_per_epoch = max(1, samples // training.batch_size)
+    scoring, fresh = _scoring_samples(growth.scoring_samples, growth.fresh_samples, samples)
+    return GrowthConfig(
+        limit=spec.budget.limit,
+        rounds=growth.rounds,
+        steps_per_round=max(1, round(training.epochs_per_round * steps_per_epoch)),
+        final_steps=max(1, round(training.final_epochs * steps_per_epoch)),
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        schedule=training.schedule,
+        scorer=growth.scorer,
+        split_step=growth.split_step,
+        max_growth=growth.max_growth,
+        scoring_samples=scoring,
+        fresh_samples=fresh,
+        seed=training.seed,
+    )
+
+
+def _scoring_samples(scoring: int, fresh: int, available: int) -> tuple[int, int]:
+    """Both as asked for, or both smaller by one factor where the training set has fewer images.  They are disjoint."""
+    if scoring + fresh <= available:
+        return scoring, fresh
+    fewer = fresh * available // (scoring + fresh)
+    used = available - fewer
+    logger.warning("%d training images: scoring uses %d and %d of them, not %d and %d", available, used, fewer, scoring, fresh)
+    return used, fewer
+
+
+def _prices(attempt: Attempt, spec: JobSpec, setting: Setting) -> CostModel:
+    """The cost model of the first attempt, also for later ones: a device that is profiled again meanwhile must not change a job."""
+    name = "costs.json"
+    kept = {artifact.name: artifact for artifact in jobs.artifacts(attempt.db, attempt.job_id)}.get(name)
+    if kept is not None:
+        with attempt.artifacts.open(kept.sha256) as file:
+            table = CostTable.from_json(json.load(file))
+    elif spec.budget.cost in ("latency_ms", "energy_mj"):
+        table = devices.load_table(attempt.db, spec.budget.device)
+        attempt.publish(name, json.dumps(table.to_json()).encode(), "application/json")
+    else:
+        table = CostTable(spec.budget.device)  # counts need no table
+    return cost_model(spec.budget.cost, table, setting)
+
+
+def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, networks: dict[str, Network]) -> Measurements:
+    """The latency of all networks of the report, where this worker is the device they are for."""
+    if spec.budget.device != attempt.device:
+        reason = f"the job ran on {attempt.device}, not on {spec.budget.device}"
+        return Measurements({}, reason)
+    reporter.tell({"phase": "measuring"}, at_once=True)
+    measured = measure(networks, setting, attempt.device, attempt.asked_to_stop)
+    attempt.stop_if_asked()
+    return measured
+
+
+def _publish(attempt: Attempt, spec: JobSpec, grown: Trained, report: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory(dir=attempt.settings.data_dir) as folder:
+        path = Path(folder, "network.safetensors")
+        save_network(path, grown.growth.network, grown.growth.model)
+        attempt.publish(path.name, path.read_bytes(), "application/octet-stream")
+    attempt.publish("spec.json", spec.model_dump_json(indent=2).encode(), "application/json")
+    attempt.publish("report.json", json.dumps(report, indent=2, allow_nan=False).encode(), "application/json")
