@@ -1,0 +1,64 @@
+"""How a network grows: every number of a run that is not data, network or cost model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Schedule = Literal["one_cycle", "cosine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthConfig:
+    """Stages: ``steps_per_round`` steps of the seed, the same after each of ``rounds`` growth rounds, then ``final_steps``.
+
+    ``limit`` is what the grown network may cost, in the unit of the cost model.  ``split_step`` is the distance of an offspring from
+    its parent in units of the parent's norm; ``max_growth`` bounds each group's width in units of its seed width.  Scoring uses
+    ``scoring_samples`` training images for directions and ``fresh_samples`` others for the predicted gain.  ``learning_rate`` is the
+    peak of one schedule over all stages.  With ``compute_limit_macs`` the final stage is as long as that much charged compute allows,
+    and ``final_steps`` only plans the schedule.  ValueError for a value out of range.
+    """
+
+    limit: float
+    rounds: int = 3
+    steps_per_round: int = 100
+    final_steps: int = 200
+    batch_size: int = 64
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Schedule = "one_cycle"
+    scorer: str = "splitting"
+    split_step: float = 0.3
+    max_growth: float = 4.0
+    scoring_samples: int = 512
+    fresh_samples: int = 256
+    seed: int = 0
+    compute_limit_macs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("limit", 1e-12, 1e30),
+            ("rounds", 0, 1000),
+            ("steps_per_round", 0, 10**9),
+            ("final_steps", 0, 10**9),
+            ("batch_size", 2, 10**6),
+            ("learning_rate", 1e-9, 1e3),
+            ("momentum", 0, 0.9999),
+            ("weight_decay", 0, 1),
+            ("split_step", 1e-6, 10),
+            ("max_growth", 1, 1e6),
+            ("scoring_samples", 1, 10**9),
+            ("fresh_samples", 2, 10**9),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+        if self.schedule not in ("one_cycle", "cosine"):
+            raise ValueError(f"schedule is {self.schedule!r}; choose one_cycle or cosine")
+
+    @property
+    def growth_steps(self) -> int:
+        """Steps before the final stage."""
+        return self.steps_per_round * (1 + self.rounds)

@@ -1,0 +1,114 @@
+"""What a growing network reports on its way.  Plain data; losses are mean cross-entropies in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from costs.model import Cost
+from growth.training import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A training step was taken.  ``step`` counts from 1; ``round`` is 0 for the seed and ``rounds + 1`` for the final stage.
+
+    ``loss`` and ``accuracy`` are those of the batch, in train mode, before the step.
+    """
+
+    step: int
+    total_steps: int
+    round: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a round set out to do, known right after its split.
+
+    ``limit`` is the round's share of the budget.  ``predicted_change`` of the loss is half the squared split step times the relative
+    splitting indices of the split channels, measured on images that the directions were not fitted to; ``predicted_error`` is its
+    standard error, with the channels' errors taken as independent.  ``change_at_split`` is what happened on those same images, in
+    eval mode, before any training.  ``gap`` is the optimality gap that selection proved.
+    """
+
+    number: int
+    widths_before: tuple[int, ...]
+    split_counts: tuple[int, ...]
+    cost_before: Cost
+    limit: float
+    predicted_change: float
+    predicted_error: float
+    change_at_split: float
+    loss_before: float
+    channels_scored: int
+    channels_negative: int
+    gap: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Channels were scored, selected and split; training of round ``round`` comes next."""
+
+    round: int
+    seconds: float
+    proposal: Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class Round(Proposal):
+    """A round is over.  ``loss_before``, ``loss_after`` and ``accuracy_after`` are on the selection data.
+
+    ``loss_after`` is the loss after the round's training.  If that is worse than ``loss_before`` the split is ``rolled_back``, and
+    ``widths_after`` and ``cost_after`` are those before the round again; ``reason`` says why, or why nothing was split.
+    """
+
+    widths_after: tuple[int, ...]
+    cost_after: Cost
+    loss_after: float
+    accuracy_after: float
+    rolled_back: bool
+
+    @classmethod
+    def of(cls, proposal: Proposal, widths: tuple[int, ...], cost: Cost, after: Evaluation, rolled_back: bool) -> Round:
+        """A proposal with its outcome."""
+        planned = {field.name: getattr(proposal, field.name) for field in fields(Proposal)}
+        return cls(
+            **planned, widths_after=widths, cost_after=cost, loss_after=after.loss, accuracy_after=after.accuracy, rolled_back=rolled_back
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run is over.  ``seed`` is the seed network at the end of its stage (None for a run without rounds), on the test data."""
+
+    selection: Evaluation
+    test: Evaluation
+    seed: Evaluation | None
+    network_cost: Cost
+    charged_macs: int
+    steps: int
+
+
+Event = Step | Scored | Round | Finished
+
+
+def proposal_from(data: Mapping[str, Any]) -> Proposal:
+    """A proposal from its JSON form."""
+    return Proposal(**_revived(data))
+
+
+def round_from(data: Mapping[str, Any]) -> Round:
+    """A round from its JSON form."""
+    return Round(**_revived(data))
+
+
+def _revived(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON lists become tuples, cost objects become costs."""
+    costs = {key: Cost(**value) for key, value in data.items() if key.startswith("cost_")}
+    tuples = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+    return {**data, **costs, **tuples}

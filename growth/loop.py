@@ -1,0 +1,301 @@
+"""The growth loop: train the seed; in rounds score, select, split, train and check; train to the end.
+
+A run is a function of its network, data, config and number of steps: its random numbers come from generators seeded by (seed, purpose,
+number), and the data position is the step.  So a checkpoint holds no generator state, and a resumed run equals an undisturbed one bit
+for bit (on a CPU, with the same torch and threads, and a data set that does not draw from torch's global generator).
+
+Compute is charged in MACs: 3 times the network's for each image trained on, once for each image evaluated, and for scoring as
+``growth.rounds.scoring_macs`` says.  Evaluations for reports (test data, the end) are free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+from costs.families import Network
+from costs.model import Cost, CostModel, Macs
+from growth import checkpoint, rounds
+from growth.checkpoint import CheckpointError
+from growth.config import GrowthConfig
+from growth.events import Event, Finished, Proposal, Round, Scored, Step, proposal_from, round_from
+from growth.groups import find_groups
+from growth.networks import build
+from growth.optimizer import carry
+from growth.scorers import SCORERS
+from growth.scorers.base import parents
+from growth.selection import select
+from growth.surgery import Split, widen
+from growth.training import (
+    Batch,
+    Data,
+    Evaluation,
+    Learner,
+    batch_indices,
+    evaluate,
+    evaluate_batches,
+    fetch,
+    learning_rate,
+    seeded,
+    size,
+)  # fmt: skip
+
+
+class Growth:
+    """One run.  Iterate ``events()``; whenever it is suspended at a yield, ``save()`` writes a checkpoint to ``resume()`` from.
+
+    ``step`` training steps have been taken, ``rounds`` are over, ``charged_macs`` have been spent.
+    """
+
+    def __init__(self, model: nn.Module, network: Network | None, data: Data, cost_model: CostModel, config: GrowthConfig) -> None:
+        """A run at its beginning.  ``network`` describes ``model``; a run without it can't be saved."""
+        self.data, self.cost_model, self.config = data, cost_model, config
+        self.step = 0
+        self.rounds: list[Round] = []
+        self.charged_macs = 0
+        self.seed_evaluation: Evaluation | None = None
+        self._network = network
+        self._proposal: Proposal | None = None  # of the open round
+        self._parent: Learner | None = None  # of the open round, if it split anything
+        self._adopt(Learner.of(model, config))
+        self.seed_widths = self.graph.wiring.widths
+
+    @classmethod
+    def start(cls, network: Network, data: Data, cost_model: CostModel, config: GrowthConfig) -> Growth:
+        """A new run from a seed network.  ValueError, with value, limit and remedy, for a config that network or data don't allow."""
+        growth = cls(build(network, seeded(config.seed, "weights")), network, data, cost_model, config)
+        growth.check()
+        return growth
+
+    @classmethod
+    def resume(cls, path: Path, data: Data, cost_model: CostModel) -> Growth:
+        """The run that was saved to ``path``, with the same data and cost model.  CheckpointError if it can't be continued."""
+        tensors, state = checkpoint.read(path)
+        network = checkpoint.network_from(state["network"])
+        growth = cls(build(network), network, data, cost_model, GrowthConfig(**state["config"]))
+        growth._restore(tensors, state)
+        return growth
+
+    def check(self) -> None:
+        """ValueError, with value, limit and remedy, if this run can't be done."""
+        rounds.check_samples(size(self.data.train), self.config)
+        cost = self._cost()
+        if cost.value > self.config.limit:
+            raise ValueError(
+                f"the seed costs {cost.value:.6g} {cost.unit}, more than the limit of {self.config.limit:.6g}; "
+                "raise the limit or start from a narrower seed"
+            )
+        if self.config.scorer not in SCORERS:
+            raise ValueError(f"scorer is {self.config.scorer!r}; choose one of {', '.join(SCORERS)}")
+
+    # The story.  A resumed run goes through the same lines: each part does what is left of it.
+
+    def events(self) -> Iterator[Event]:
+        """Train the seed; in every round score, select, split, train and check; train to the end."""
+        steps = self.config.steps_per_round
+        yield from self._train(0, until=steps)
+        while self._another_round():
+            number = len(self.rounds) + 1
+            if self._proposal is None:
+                yield self._split(number)
+            yield from self._train(number, until=steps * (number + 1))
+            yield self._check()
+        yield from self._train(self.config.rounds + 1, until=self.total_steps)
+        yield self._finish()
+
+    def _train(self, stage: int, until: int) -> Iterator[Step]:
+        """Training steps until ``until`` have been taken, or the compute that is allowed has been spent."""
+        config, train = self.config, self.data.train
+        check_macs = 0 if self._proposal is None else self.macs * size(self.data.selection)
+        while self.step < until and self._affords(self._step_macs() + check_macs):
+            rate = learning_rate(config.schedule, config.learning_rate, self._progress())
+            batch = fetch(train, batch_indices(size(train), config.batch_size, config.seed, self.step))
+            loss, accuracy = self.learner.step(batch, rate, self.step + 1)
+            self.charged_macs += self._step_macs()
+            self.step += 1
+            yield Step(self.step, self.total_steps, stage, loss, accuracy, rate)
+
+    def _split(self, number: int) -> Scored:
+        """Score on a seeded sample, select within the round's share of the budget, split; the parent stays for a roll-back."""
+        started, config, wiring = time.monotonic(), self.config, self.graph.wiring
+        if number == 1:
+            self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
+        loss_before, cost_before = self._selection_loss(), self._cost()
+        scoring, fresh = rounds.scoring_batches(self.data.train, config, number)
+        scores = SCORERS[config.scorer](self.model, self.graph, scoring, [], cross_entropy, seeded(config.seed, "scoring", number))
+        self.charged_macs += self._scoring_macs()
+        gains = rounds.gains(scores, config.split_step)
+        limit = rounds.round_limit(self._seed_cost(), config, number)
+        largest = rounds.largest_widths(self.seed_widths, config)
+        selection = select(gains, wiring, self.cost_model, limit, largest)
+        splits = rounds.splits(scores, gains, selection)
+        predicted = rounds.prediction(self.model, self.graph, splits, fresh, config.split_step)
+        self._proposal = Proposal(
+            number=number,
+            widths_before=wiring.widths,
+            split_counts=selection.counts,
+            cost_before=cost_before,
+            limit=limit,
+            predicted_change=predicted.change,
+            predicted_error=predicted.error,
+            change_at_split=self._widen(splits, fresh),
+            loss_before=loss_before,
+            channels_scored=sum(map(len, gains)),
+            channels_negative=sum(int((gain > 0).sum()) for gain in gains),
+            gap=selection.gap,
+            reason=rounds.reason(gains, selection, wiring, largest, limit),
+        )
+        return Scored(number, time.monotonic() - started, self._proposal)
+
+    def _widen(self, splits: list[Split], fresh: list[Batch]) -> float:
+        """Split, carrying momentum; the change of the loss on the fresh images."""
+        if not splits:
+            return 0.0
+        parent = self._parent = self.learner
+        model, channel_map = widen(parent.model, self.graph, splits, self.config.split_step)
+        optimizer = carry(parent.optimizer, parent.model, model, channel_map)
+        assert isinstance(optimizer, SGD)
+        before = self._judge(fresh)
+        self._adopt(Learner(model, optimizer))
+        return self._judge(fresh).loss - before.loss
+
+    def _check(self) -> Round:
+        """Close the round; roll its split back if the loss on the selection data is worse than before."""
+        proposal, after = self._proposal, self._judge()
+        assert proposal is not None
+        rolled_back = self._parent is not None and after.loss > proposal.loss_before
+        if self._parent is not None and rolled_back:
+            self._adopt(self._parent)
+            change = f"the loss rose from {proposal.loss_before:.6g} to {after.loss:.6g}"
+            proposal = replace(proposal, reason=f"{proposal.reason}, rolled back: {change}")
+        closed = Round.of(proposal, self.graph.wiring.widths, self._cost(), after, rolled_back)
+        self.rounds.append(closed)
+        self._proposal = self._parent = None
+        return closed
+
+    def _finish(self) -> Finished:
+        selection, test = (evaluate(self.model, data, self.config.batch_size) for data in (self.data.selection, self.data.test))
+        return Finished(selection, test, self.seed_evaluation, self._cost(), self.charged_macs, self.step)
+
+    # Where the run stands
+
+    @property
+    def model(self) -> nn.Module:
+        """The present network's module."""
+        return self.learner.model
+
+    @property
+    def network(self) -> Network:
+        """The present network as data.  ValueError for a model that was not built from a family."""
+        if self._network is None:
+            raise ValueError("this model was not built from a network family and has no description; use `growth.build` for the seed")
+        return replace(self._network, widths=self.graph.wiring.widths)
+
+    @property
+    def macs(self) -> int:
+        """MACs of one image through the present network."""
+        return int(Macs().network(self.graph.wiring.shapes()).value)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run.  With a compute limit this is a plan until the last round is over, and exact from then on."""
+        limit, planned = self.config.compute_limit_macs, self.config.growth_steps + self.config.final_steps
+        if limit is None or len(self.rounds) < self.config.rounds or self.step < self.config.growth_steps:
+            return planned
+        return self.step + max(0, limit - self.charged_macs) // self._step_macs()
+
+    def _progress(self) -> float:
+        """Position in the schedule, 0 to 1.  A final stage of another length than planned stretches its part of the schedule."""
+        before, planned = self.config.growth_steps, self.config.growth_steps + self.config.final_steps
+        if self.step < before:
+            return self.step / planned
+        start = before / planned if planned else 0.0
+        return start + (1 - start) * (self.step - before) / (self.total_steps - before)
+
+    def _another_round(self) -> bool:
+        """A round is open, or there is one to come and compute for it: widths at most double, so MACs at most quadruple."""
+        if self._proposal is not None or len(self.rounds) == self.config.rounds:
+            return self._proposal is not None
+        evaluations = self.macs * (1 + 4) * (size(self.data.selection) + self.config.fresh_samples)
+        return self._affords(self._scoring_macs() + evaluations)
+
+    def _affords(self, macs: int) -> bool:
+        limit = self.config.compute_limit_macs
+        return limit is None or self.charged_macs + macs <= limit
+
+    def _step_macs(self) -> int:
+        return 3 * self.macs * min(self.config.batch_size, size(self.data.train))
+
+    def _scoring_macs(self) -> int:
+        fan_ins = [theta.shape[1] for theta in parents(self.model, self.graph)]
+        return rounds.scoring_macs(self.macs, fan_ins, self.config)
+
+    def _cost(self) -> Cost:
+        return self.cost_model.network(self.graph.wiring.shapes())
+
+    def _seed_cost(self) -> float:
+        return self.cost_model.network(self.graph.wiring.shapes(self.seed_widths)).value
+
+    def _selection_loss(self) -> float:
+        """Loss on the selection data; the last round has evaluated it already."""
+        if not self.rounds:
+            return self._judge().loss
+        last = self.rounds[-1]
+        return last.loss_before if last.rolled_back else last.loss_after
+
+    def _judge(self, data: list[Batch] | None = None) -> Evaluation:
+        """A charged evaluation, by default on the selection data."""
+        config = self.config
+        result = evaluate(self.model, self.data.selection, config.batch_size) if data is None else evaluate_batches(self.model, data)
+        self.charged_macs += self.macs * result.samples
+        return result
+
+    def _adopt(self, learner: Learner) -> None:
+        """Go on with this model and optimizer."""
+        self.learner = learner
+        self.graph = find_groups(learner.model, fetch(self.data.train, range(2))[0])
+
+    # Checkpoints
+
+    def save(self, path: Path) -> None:
+        """Write everything to one file, whole or not at all.  ValueError for a model that was not built from a family."""
+        tensors = self.learner.tensors()
+        if self._parent is not None:
+            tensors |= {f"parent.{name}": tensor for name, tensor in self._parent.tensors().items()}
+        checkpoint.write(path, tensors, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "network": asdict(self.network),
+            "config": asdict(self.config),
+            "seed_widths": self.seed_widths,
+            "step": self.step,
+            "charged_macs": self.charged_macs,
+            "rounds": [asdict(closed) for closed in self.rounds],
+            "proposal": self._proposal and asdict(self._proposal),
+            "seed_evaluation": self.seed_evaluation and asdict(self.seed_evaluation),
+            "samples": [size(self.data.train), size(self.data.selection)],
+            "torch": torch.__version__,
+        }
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        samples, expected = [size(self.data.train), size(self.data.selection)], state["samples"]
+        if samples != expected:
+            raise CheckpointError(f"the data has {samples} training and selection images, the checkpoint's {expected}; use the same")
+        self.learner.load(tensors)
+        self.step, self.charged_macs, self.seed_widths = state["step"], state["charged_macs"], tuple(state["seed_widths"])
+        self.rounds = [round_from(closed) for closed in state["rounds"]]
+        self._proposal = state["proposal"] and proposal_from(state["proposal"])
+        self.seed_evaluation = state["seed_evaluation"] and Evaluation(**state["seed_evaluation"])
+        parent = {name.removeprefix("parent."): tensor for name, tensor in tensors.items() if name.startswith("parent.")}
+        if parent and self._proposal is not None:
+            self._parent = Learner.of(build(replace(self.network, widths=self._proposal.widths_before)), self.config)
+            self._parent.load(parent)
