@@ -23,6 +23,7 @@ def render(report: Document, where: str | None = None) -> RenderableType:
         Text.assemble("\n", (str(report["name"]), "bold"), f" on {report['device']}: {budget_words(report['budget'])}\n"),
         widths_table(report["seed"], report["grown"]),
         cost_table(report),
+        agreement(report),
         results_table(report),
         rounds_table(report["rounds"]),
         Panel(Text(str(report["verdict"]["sentence"])), title="Verdict", expand=False),
@@ -76,20 +77,33 @@ def results_table(report: Document) -> Table:
 
 
 def rounds_table(rounds: Iterable[Mapping[str, Any]]) -> Table:
-    """What each growth round promised and what it gave."""
-    titles = ("predicted change", "change at the split", "held-out loss before", "after training", "cost", "limit")
-    table = Table("round", _right("channels split"), *map(_right, titles), "kept", title="Growth rounds", title_justify="left")
+    """What each growth round promised and what it gave.  Predicted and at the split: same images, before any training."""
+    titles = ("predicted change", "change at split", "held-out loss", "change after training", "cost", "round's limit")
+    table = Table("round", _right("channels split"), *map(_right, titles), "outcome", title="Growth rounds", title_justify="left")
     for entry in rounds:
-        predicted = _number(entry.get("predicted_change"), "+.4g")
-        if entry.get("predicted_error") is not None:
-            predicted += f" ± {entry['predicted_error']:.2g}"
+        split = sum(entry["split_counts"])
         table.add_row(
-            str(entry["number"]), str(sum(entry.get("split_counts") or ())), predicted, _number(entry.get("change_at_split"), "+.4g"),
-            _number(entry.get("loss_before"), ".4f"), _number(entry.get("loss_after"), ".4f"),
-            cost_words(entry.get("cost_after")), _number(entry.get("limit"), ".4g"),
-            f"no: {entry.get('reason') or 'rolled back'}" if entry.get("rolled_back") else "yes",
+            str(entry["number"]), str(split),
+            f"{_number(entry['predicted_change'], '+.4f')} ± {_number(entry['predicted_error'], '.4f')}",
+            _number(entry["change_at_split"], "+.4f"), f"{_number(entry['loss_before'], '.4f')} -> {_number(entry['loss_after'], '.4f')}",
+            _number(entry["loss_after"] - entry["loss_before"], "+.4f"), cost_words(entry["cost_after"]), _number(entry["limit"], ",.4g"),
+            _outcome(entry, split),
         )  # fmt: skip
     return table
+
+
+def _outcome(entry: Mapping[str, Any], split: int) -> str:
+    if entry["rolled_back"]:
+        return f"rolled back: {entry['reason']}"
+    return "kept" if split else f"nothing split: {entry['reason']}"
+
+
+def agreement(report: Document) -> Text:
+    """How well the cost model predicted whole networks."""
+    found = report["predicted_versus_measured"]
+    if reason := found.get("reason"):
+        return Text(f"Predicted against measured latency: none, {reason}")
+    return Text(f"Predicted against measured latency: mean error {found['mean_absolute_error_percent']:.1f} %")
 
 
 def results(report: Document) -> list[tuple[str, Document]]:

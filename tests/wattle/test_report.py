@@ -22,8 +22,10 @@ def test_everything_is_there(report: dict[str, Any]) -> None:
     assert "1.3 ms [1.28, 1.31]" in shown  # measured
     assert "calibrated_sum" in shown
     assert "measured" in shown
-    assert "-0.01 ± 0.002" in shown  # predicted change
-    assert "-0.008" in shown  # realised
+    assert "-0.0100 ± 0.0020" in shown  # predicted change
+    assert "-0.0080" in shown  # realised
+    assert "0.3000 -> 0.2500" in shown  # before and after training
+    assert "mean error 3.8 %" in shown
     assert "control cost only" in shown
     assert "Growth did not beat the uniform control." in shown
     assert "./out/" in shown
@@ -44,7 +46,12 @@ def test_absent_figures_are_absent(report: dict[str, Any]) -> None:
 
 def test_rolled_back_round_says_why(report: dict[str, Any]) -> None:
     report["rounds"][0] |= {"rolled_back": True, "reason": "loss rose"}
-    assert "no: loss rose" in text_of(render(report))
+    assert "rolled back: loss rose" in text_of(render(report))
+
+
+def test_round_without_a_split_says_why(report: dict[str, Any]) -> None:
+    report["rounds"][0] |= {"split_counts": [0, 0], "reason": "no channel has a negative index"}
+    assert "nothing split: no channel has a negative index" in text_of(render(report))
 
 
 def test_a_cost_is_never_shown_without_its_unit() -> None:
