@@ -40,6 +40,8 @@ class Network:
 
     def wiring(self) -> Wiring:
         """The units and channel groups.  ValueError with value, limit and remedy when a field is out of range."""
+        _known("family", self.family, tuple(_FAMILIES))
+        _known("activation", self.activation, ("silu", "relu"))
         for name, value, low, high in (
             ("image_size", self.image_size, IMAGE_SIZES[0], IMAGE_SIZES[-1]),
             ("in_channels", self.in_channels, 1, 3),
@@ -59,8 +61,14 @@ class Network:
         return _FAMILIES[self.family](self)
 
 
+def _known(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
 def default_widths(family: Family, multiplier: float = 1.0) -> tuple[int, ...]:
     """The published widths times ``multiplier``, rounded, at least 2 (no rounding to multiples of 8)."""
+    _known("family", family, tuple(_FAMILIES))
     if family == "mobilenet_v1":
         base: Sequence[int] = _V1_WIDTHS
     elif family == "plain":
