@@ -16,7 +16,7 @@ from store.settings import Settings
 TASK = "wattle.run"
 GROWTH_QUEUE = "growth"
 
-Broker = Any  # celery and kombu come without types
+Broker = Any  # the Celery app, as a type; celery comes without types
 
 
 def profile_queue(device: str) -> str:

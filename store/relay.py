@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kombu.exceptions import ChannelError
 
 from store import jobs
 from store.database import Database
@@ -53,11 +52,9 @@ def ring_lost(db: Database, app: Broker, older_than_seconds: float) -> list[str]
 
 
 def _depth(connection: Any, queue: str) -> int:
-    try:
-        with connection.channel() as channel:
-            return int(declared(queue).bind(channel).queue_declare(passive=True).message_count)
-    except ChannelError:  # the broker has no such queue: an empty one is none
-        return 0
+    # Not a passive declaration: kombu 5.7 looks for the queue without the key prefix then, and never finds it.
+    with connection.channel() as channel:
+        return int(declared(queue).bind(channel).queue_declare().message_count)
 
 
 class Keeper(threading.Thread):
