@@ -1,0 +1,91 @@
+"""Devices, and cost tables kept entry by entry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from costs.shapes import LayerShape
+from costs.table import Anchor, Calibration, CostEntry, CostTable, NoCost, Setting, TableCost
+from store import devices, jobs
+from store.database import Database
+from store.views import UnknownDevice
+
+CONV = LayerShape("conv2d", 8, 16, kernel=3, height=14, width=14, norm=True, activation="silu")
+LINEAR = LayerShape("linear", 16, 10)
+SETTING = Setting(batch=1, threads=2)
+FINGERPRINT = {"cpu": "some CPU", "cores": 2, "flags": ["a", "b"]}
+
+
+def entry(shape: LayerShape, value: float, setting: Setting = SETTING) -> CostEntry:
+    return CostEntry(
+        shape, setting, "latency_ms", value, "ms", "measured", value * 0.9, value * 1.1, "wall_clock", 100, 3, "2026-01-02T03:04:05Z"
+    )
+
+
+def calibration(scale: float, setting: Setting = SETTING) -> Calibration:
+    return Calibration("latency_ms", setting, scale, 3.5, (Anchor("seed", (8, 16), 1.0, 1.1, 1.05, 1.15),))
+
+
+def test_a_table_comes_back_equal(db: Database) -> None:
+    registered = devices.register(db, "pi-4", FINGERPRINT)
+    assert (registered.name, registered.fingerprint, registered.table_version, registered.measured_at) == ("pi-4", FINGERPRINT, 0, None)
+    table = CostTable("pi-4", [entry(CONV, 0.25), entry(LINEAR, 0.125)], [calibration(1.0625)])
+    assert devices.save_table(db, None, table) == 1
+    loaded = devices.load_table(db, "pi-4")
+    assert loaded.to_json() == table.to_json()
+    assert TableCost(loaded, "latency_ms", SETTING).network([CONV, LINEAR]).value == 0.375 * 1.0625
+    seen = devices.device(db, "pi-4")
+    assert (seen.entries, seen.calibrations, seen.table_version) == (2, 1, 1)
+    assert seen.measured_at is not None
+
+
+def test_a_second_profile_adds_and_replaces_by_key(db: Database) -> None:
+    devices.register(db, "pi-4", FINGERPRINT)
+    other = replace(SETTING, batch=32)
+    devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0), entry(LINEAR, 2.0)], [calibration(1.0)]))
+    assert devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 3.0), entry(CONV, 4.0, other)], [calibration(5.0)])) == 2
+    table = devices.load_table(db, "pi-4")
+    values = {(e.shape, e.setting): e.value for e in table}
+    assert values == {(CONV, SETTING): 3.0, (LINEAR, SETTING): 2.0, (CONV, other): 4.0}
+    assert table.calibration("latency_ms", SETTING).scale == 5.0
+    assert devices.table_version(db, "pi-4") == 2
+
+
+def test_devices_keep_apart(db: Database) -> None:
+    for name in ("pi-4", "this-host"):
+        devices.register(db, name, {"name": name})
+    devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0)]))
+    assert [d.name for d in devices.all_devices(db)] == ["pi-4", "this-host"]
+    assert len(devices.load_table(db, "this-host")) == 0
+    assert devices.table_version(db, "this-host") == 0
+    with pytest.raises(NoCost):
+        devices.load_table(db, "this-host").entry(CONV, SETTING, "latency_ms")
+
+
+def test_registering_again_renews_the_fingerprint_and_keeps_the_table(db: Database) -> None:
+    devices.register(db, "pi-4", FINGERPRINT)
+    devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0)]))
+    again = devices.register(db, "pi-4", {"cpu": "another"})
+    assert (again.fingerprint, again.table_version, again.entries) == ({"cpu": "another"}, 1, 1)
+
+
+def test_an_unknown_device_is_named(db: Database) -> None:
+    assert devices.table_version(db, "nosuch") == 0
+    for ask in (devices.device, devices.load_table):
+        with pytest.raises(UnknownDevice, match="'nosuch'"):
+            ask(db, "nosuch")
+    with pytest.raises(UnknownDevice, match="'nosuch' is not registered"):
+        devices.save_table(db, None, CostTable("nosuch", [entry(CONV, 1.0)]))
+
+
+def test_a_worker_saves_under_its_lease(db: Database) -> None:
+    devices.register(db, "pi-4", FINGERPRINT)
+    lease = jobs.claim(db, jobs.submit(db, "profile", "p", {}, "profile.pi-4", 3)[0].id, "w", 30)
+    assert lease
+    assert devices.save_table(db, lease, CostTable("pi-4", [entry(CONV, 1.0)])) == 1
+    jobs.finish(db, lease, "succeeded")
+    with pytest.raises(jobs.LeaseLost):
+        devices.save_table(db, lease, CostTable("pi-4", [entry(CONV, 2.0)]))
+    assert devices.table_version(db, "pi-4") == 1
