@@ -174,7 +174,7 @@ class Service:
             return True
         db = Database(self.settings.database)
         try:
-            return devices.device(db, self.settings.device) is not None
+            return any(device.name == self.settings.device for device in devices.all_devices(db))
         finally:
             db.close()
 

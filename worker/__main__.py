@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     register_task(app, settings)
     queues = options.queues.split(",") if options.queues else [GROWTH_QUEUE, profile_queue(settings.device)]
     worker = app.Worker(
-        hostname=f"{settings.device}-{os.getpid()}@%h",
+        hostname=f"{settings.device}-{os.getpid()}@{socket.gethostname()}",
         pool="prefork", concurrency=1, queues=queues, loglevel=settings.log_level,
         without_gossip=True, without_mingle=True,
     )  # fmt: skip

@@ -23,13 +23,13 @@ from costs.families import Network
 from growth.networks import build
 from growth.training import Data, Samples
 from store import images
+from store.images import MIN_PER_CLASS
 from store.problems import InvalidSpec, Problem
 from store.settings import Settings
 from store.spec import DataName, DataSpec
 
 SELECTION_SHARE, TEST_SHARE = 0.15, 0.15
 OFFICIAL_SELECTION_SHARE = 0.1  # where the test set is a given, this share of the training set is held out
-MIN_PER_CLASS = 5  # fewer can't be in all three sets
 CACHE_BYTES = 2**30  # image folders up to this size are decoded once
 STATISTICS_SAMPLES = 10_000  # training images that give mean and deviation of a folder too large to keep
 
@@ -69,7 +69,7 @@ def _split(found: Images, generator: torch.Generator) -> tuple[list[int], list[i
     for label in range(int(found.labels.max()) + 1):
         members = [int(i) for i in torch.nonzero(found.labels == label).flatten() if int(i) not in given_test]
         if len(members) < MIN_PER_CLASS:
-            remedy = "add images to it, or leave the class out"
+            remedy = "add images of it (synthetic: raise data.samples), or leave the class out"
             message = f"class {label} has {len(members)} images; at least {MIN_PER_CLASS} are needed to train, select and test on; {remedy}"
             raise InvalidSpec([Problem("data", len(members), MIN_PER_CLASS, remedy, message)])
         order = [members[i] for i in torch.randperm(len(members), generator=generator)]
