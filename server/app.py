@@ -19,8 +19,6 @@ from store.queue import celery_app
 from store.relay import Keeper
 from store.settings import Settings
 
-MAX_BODY_BYTES = 262_144
-
 _DESCRIPTION = "Grows neural networks for a device: submit a job, watch it, read its report. Errors are problem documents (RFC 9457)."
 
 
@@ -39,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="Wattle", version=version("wattle-nas"), description=_DESCRIPTION, lifespan=lifespan,
-        docs_url=None, redoc_url=None, max_body_size=MAX_BODY_BYTES,
+        docs_url=None, redoc_url=None,
     )  # fmt: skip
     problems.install(app)
     app.add_exception_handler(events.StreamIsOver, events.no_content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from server.deps import Service, TheJob, TheService
 from server.problems import RETRY_SECONDS, Refusal, documented
 from store import jobs
-from store.views import Event, TerminalState
+from store.views import Event, Job, TerminalState
 
 POLL_SECONDS = 0.5
 BATCH = 500
@@ -43,11 +44,24 @@ def start(
 Start = Annotated[int | None, Depends(start)]
 
 
-def unfinished(job: TheJob, service: TheService, after: Start) -> int:
-    """Where to begin, unless the job is over and there is nothing more to say."""
-    if job.state in TERMINAL and after and not jobs.events_after(service.db, after, job.id, 1):
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A job and the event after which to begin."""
+
+    job: Job
+    after: int
+
+    @property
+    def over(self) -> bool:
+        return self.job.state in TERMINAL
+
+
+def watch(job: TheJob, service: TheService, after: Start) -> Watch:
+    """What to send, unless the job is over and there is nothing more to say."""
+    begun = Watch(job, after or 0)
+    if begun.over and after and not jobs.events_after(service.db, after, job.id, 1):
         raise StreamIsOver
-    return after or 0
+    return begun
 
 
 def one_of_few(request: Request) -> Iterator[None]:
@@ -69,13 +83,13 @@ def one_of_few(request: Request) -> Iterator[None]:
     responses={204: {"description": "The job is over and all its events were seen"}, **documented(404, 422)},
     dependencies=[Depends(one_of_few)],
 )
-async def job_events(job: TheJob, service: TheService, after: Annotated[int, Depends(unfinished)]) -> AsyncIterable[ServerSentEvent]:
+async def job_events(service: TheService, watch: Annotated[Watch, Depends(watch)]) -> AsyncIterable[ServerSentEvent]:
     """What happens to a job: ``state``, ``progress``, ``round``, ``artifact``.  Begins with its whole history, ends when the job ends.
 
     Of progress, the history keeps the latest only.
     """
-    over = job.state in TERMINAL
-    async for batch in _batches(service, after, job.id):
+    over = watch.over
+    async for batch in _batches(service, watch.after, watch.job.id):
         for event in batch:
             yield _sent(event, event.payload)
             over = over or (event.type == "state" and event.payload["state"] in TERMINAL)

@@ -1,4 +1,4 @@
-"""What every request passes: only loopback host names, no writes from other sites' pages, and headers that keep browsers strict.
+"""What every request passes: loopback names only, no writes from other sites' pages, bounded bodies, headers that keep browsers strict.
 
 There is no authentication yet, so a web page that the user happens to visit must not reach this server: neither by a name of its own
 that resolves to 127.0.0.1 (host check), nor by posting a form to it (origin check).
@@ -9,11 +9,13 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.problems import problem
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+MAX_BODY_BYTES = 262_144
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -24,6 +26,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_TOO_LARGE = f"the body has more than {MAX_BODY_BYTES} bytes, the most that is read; no spec needs as many"
 
 
 class Guard:
@@ -43,7 +46,22 @@ class Guard:
             await send(message)
 
         reason = _refused(scope["method"], Headers(scope=scope))
-        await (problem(*reason) if reason else self.app)(scope, receive, send_strict)
+        await (problem(*reason) if reason else self.app)(scope, _bounded(receive), send_strict)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """A body that ends in 413 where it grows too large, whatever its length was said to be."""
+    received = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise HTTPException(413, _TOO_LARGE)
+        return message
+
+    return receive_bounded
 
 
 def _refused(method: str, headers: Headers) -> tuple[int, str] | None:
@@ -51,6 +69,9 @@ def _refused(method: str, headers: Headers) -> tuple[int, str] | None:
     host, origin = headers.get("host", ""), headers.get("origin")
     if _name(f"//{host}") not in LOOPBACK_NAMES:
         return 400, f"host {host!r} is not a name of this machine's loopback; use 127.0.0.1 or localhost"
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        return 413, _TOO_LARGE
     if method in SAFE_METHODS:
         return None
     if (origin is not None and urlsplit(origin).netloc != host) or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
