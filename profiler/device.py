@@ -23,8 +23,6 @@ Fingerprint = dict[str, str | int | bool]
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 64 * 2**20
 
-MAX_THREADS = 256
-
 
 def fingerprint(threads: int) -> Fingerprint:
     """What decides how fast a layer runs here.  Entries measured under another fingerprint are another device's.
@@ -34,7 +32,7 @@ def fingerprint(threads: int) -> Fingerprint:
     return {
         "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count() or 0,
+        "cores": cores(),
         "threads": threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -66,6 +64,11 @@ def pin_allocator() -> str:
     return "glibc pinned" if accepted else "default"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def ready_to_measure(setting: Setting) -> Iterator[None]:
     """Allocator pinned, the setting's thread count, no autograd, no garbage collection; all but the allocator restored afterwards.
@@ -91,8 +94,8 @@ def check(setting: Setting) -> None:
     """ValueError with value, limit and remedy for a setting that can't be measured here."""
     if setting.batch < 1:
         raise ValueError(f"batch is {setting.batch}; measure with at least 1 image per call")
-    if not 1 <= setting.threads <= min(MAX_THREADS, os.cpu_count() or 1):
-        raise ValueError(f"threads is {setting.threads}; this machine has {os.cpu_count()} cores: give 1 to {os.cpu_count()}")
+    if not 1 <= setting.threads <= cores():
+        raise ValueError(f"threads is {setting.threads}; this process may use {cores()} cores: give 1 to {cores()}")
     if setting.dtype != "float32":
         raise ValueError(f"dtype is {setting.dtype}; only float32 inference is measured: leave dtype out")
     if setting.layout not in MEMORY_FORMATS:

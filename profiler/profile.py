@@ -71,9 +71,8 @@ def profile_device(
     largest = largest_widths(wiring.widths, max_growth)
     widths = anchor_widths(wiring, largest, anchors, ANCHOR_SEED)
     with ready_to_measure(setting):
-        work: dict[LayerShape | str, Work] = {}
-        work |= unit_work(plan(wiring, largest), setting)
-        work |= _anchor_work(network, widths, setting)
+        work: dict[LayerShape | str, Work] = dict(_anchor_work(network, widths, setting).items())
+        work.update(unit_work(plan(wiring, largest), setting).items())
         session = interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
     units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
     wholes = {key: (widths[key], measured) for key, measured in session.results.items() if isinstance(key, str)}

@@ -1,9 +1,9 @@
 """Repeated measurement of many pieces of work on a machine that others use too.
 
 Each round visits every subject once, in random order, so that a slow minute of the machine falls on all of them.  A visit is one
-call to warm the caches, then a burst of calls long enough for the meter.  Disturbed readings are dropped and counted.  What is
-reported is the median with its 95 % confidence interval by order statistics, which assumes nothing about the noise.  With fewer
-than five valid readings there is no result: a reason is given instead of a number.
+call to warm the caches, then a burst of calls long enough for the meter.  A disturbed reading is dropped, counted, and taken again.
+What is reported is the median with its 95 % confidence interval by order statistics, which assumes nothing about the noise.  With
+fewer than five valid readings there is no result: a reason is given instead of a number.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ PRECISION = 0.02  # wanted half-width of the confidence interval, relative to th
 WARM_UP_AGREEMENT = 0.1
 WARM_UP_CALLS = range(3, 50)
 WARM_UP_SECONDS = 0.1
+ATTEMPTS = 3  # in a round; long windows are disturbed more often and would otherwise end with fewer readings than short ones
 OVERTIME = 2.0  # subjects that still lack readings when the budget is spent are visited until this multiple of it
 
 
@@ -79,7 +80,8 @@ class _Subject:
     readings: list[float] = field(default_factory=list)
     disturbances: Counter[str] = field(default_factory=Counter)
 
-    def visit(self, meter: Meter) -> None:
+    def visit(self, meter: Meter) -> bool:
+        """One reading; False if it was disturbed."""
         self.work()
         meter.start()
         for _ in range(self.calls):
@@ -87,8 +89,9 @@ class _Subject:
         reading = meter.stop()
         if reading.disturbed is None:
             self.readings.append(reading.value / self.calls)
-        else:
-            self.disturbances[reading.disturbed] += 1
+            return True
+        self.disturbances[reading.disturbed] += 1
+        return False
 
     def measurement(self) -> Measurement | None:
         """None with too few readings."""
@@ -154,7 +157,7 @@ def interleave(
         for subject in order.sample(turn, len(turn)):
             if should_stop() or clock() - start > OVERTIME * seconds:
                 break
-            subject.visit(meter)
+            any(subject.visit(meter) for _ in range(ATTEMPTS))
         rounds += 1
 
     results = {key: measured for key, subject in subjects.items() if (measured := subject.measurement())}
