@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
-
 
 from store import jobs
 from store.database import Database
@@ -18,6 +18,8 @@ from store.queue import TASK, Broker, declared
 from store.settings import Settings
 
 log = logging.getLogger(__name__)
+
+BROKER_TIMEOUT_SECONDS = 5
 
 
 def relay_once(db: Database, app: Broker) -> int:
@@ -27,8 +29,7 @@ def relay_once(db: Database, app: Broker) -> int:
         return 0
     sent: list[int] = []
     try:
-        # A connection of its own each time: there is no stale one to recover from, and messages are rare.
-        with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
+        with _connected(app) as connection, app.amqp.Producer(connection) as producer:
             for ring in rings:
                 app.send_task(TASK, args=[ring.job_id], queue=declared(ring.queue), producer=producer, retry=False)
                 sent.append(ring.id)
@@ -46,9 +47,17 @@ def ring_lost(db: Database, app: Broker, older_than_seconds: float) -> list[str]
     waiting = jobs.queued_per_queue(db)
     if not waiting:
         return []
-    with app.connection_for_write() as connection:
+    with _connected(app) as connection:
         short = [queue for queue, count in waiting.items() if _depth(connection, queue) < count]
     return jobs.ring_again(db, older_than_seconds, short) if short else []
+
+
+@contextmanager
+def _connected(app: Broker) -> Iterator[Any]:
+    """A connection of its own each time: there is no stale one to recover from, and messages are rare."""
+    with app.connection_for_write(transport_options={"socket_timeout": BROKER_TIMEOUT_SECONDS}) as connection:
+        connection.connect()  # fails at once where a later use would try again for seconds
+        yield connection
 
 
 def _depth(connection: Any, queue: str) -> int:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -70,28 +71,56 @@ class running_server:  # noqa: N801  (reads as a verb)
             assert done.returncode == 0, f"{program} failed: {output.read().decode()}"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+ON_BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@contextmanager
+def new_database(server: str) -> Iterator[str]:
+    """URL of a PostgreSQL database without tables, dropped afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+    plain = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def create_tables(url: str) -> None:
+    db = Database(url)
+    Base.metadata.create_all(db.engine)
+    db.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_server: str) -> Iterator[str]:
+    """URL of one PostgreSQL database with all tables, for all tests that need no more than empty ones."""
+    with new_database(postgres_server) as url:
+        create_tables(url)
+        yield url
+
+
+@pytest.fixture(params=ON_BOTH)
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a database without tables."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'wattle.sqlite'}"
         return
-    server = make_url(request.getfixturevalue("postgres_server"))
-    name = f"test_{secrets.token_hex(6)}"
-    plain = server.set(drivername="postgresql").render_as_string(hide_password=False)
+    with new_database(request.getfixturevalue("postgres_server")) as url:
+        yield url
+
+
+@pytest.fixture(params=ON_BOTH)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database with all tables, empty (``test_migrations`` shows that a migrated one has the same)."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'wattle.sqlite'}"
+        create_tables(url)
+        return url
+    url = request.getfixturevalue("postgres_tables")
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield server.set(database=name).render_as_string(hide_password=False)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def url(empty_url: str) -> str:
-    """URL of a database with all tables (``test_migrations`` shows that a migrated one has the same)."""
-    db = Database(empty_url)
-    Base.metadata.create_all(db.engine)
-    db.close()
-    return empty_url
+        connection.execute(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY CASCADE")
+    return url
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_claim_takes_a_queued_job_once(db: Database) -> None:
 
 
 def test_four_processes_claim_each_job_once(db: Database, url: str) -> None:
-    ids = [submitted(db).id for _ in range(60)]
+    ids = [submitted(db).id for _ in range(40)]
     workers = [
         subprocess.Popen([sys.executable, "-c", CLAIM_ALL, url, f"w{i}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for i in range(4)
@@ -64,7 +64,7 @@ def test_four_processes_claim_each_job_once(db: Database, url: str) -> None:
         won += worker.stdout.read().split()[1:]
         assert worker.wait() == 0
     assert sorted(won) == sorted(ids)
-    assert jobs.count_by_state(db) == {"running": 60}
+    assert jobs.count_by_state(db) == {"running": 40}
     assert all(len(jobs.attempts(db, job_id)) == 1 for job_id in ids[:5])
 
 
