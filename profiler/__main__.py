@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -84,18 +85,17 @@ def _show(console: Console, profile: Profile, network: Network, setting: Setting
     """The units of the network as given, its total, and how far to trust it."""
     quantity = profile.table.calibrations[0].quantity
     cost, calibration = TableCost(profile.table, quantity, setting), profile.table.calibration(quantity, setting)
-    table = Table(title=f"{network.family} {network.image_size} px, {setting}, on {profile.table.device}")
-    for heading in ("unit", "shape", cost.unit, "95 % interval", "kind", "readings"):
-        table.add_column(heading, justify="right" if heading in (cost.unit, "readings") else "left")
+    table = Table(title=f"{network.family} {network.image_size} px, {setting}, on {profile.table.device}", box=SIMPLE)
+    for heading in ("unit", cost.unit, "95 % interval", "kind", "readings"):
+        table.add_column(heading, justify="left" if heading in ("unit", "kind") else "right")
     for unit in network.wiring().units:
         entry = profile.table.entry(unit.shape, setting, quantity)
-        low, high = entry.interval
-        table.add_row(unit.name, str(unit.shape), f"{entry.value:.4f}", f"{low:.4f} to {high:.4f}", entry.kind, str(entry.repetitions))
-    whole = cost.network(network.wiring().shapes())
+        _add_row(table, unit.name, entry.value, entry.interval, entry.kind, str(entry.repetitions))
     table.add_section()
-    table.add_row("network", "", f"{whole.value:.4f}", f"{whole.low:.4f} to {whole.high:.4f}", whole.kind, "")
+    whole = cost.network(network.wiring().shapes())
+    _add_row(table, "whole network", whole.value, (whole.low or 0.0, whole.high or 0.0), whole.kind)
     for anchor in calibration.anchors:
-        table.add_row(f"anchor {anchor.name}", "", f"{anchor.measured:.4f}", f"{anchor.low:.4f} to {anchor.high:.4f}", "measured", "")
+        _add_row(table, f"anchor: {anchor.name}", anchor.measured, (anchor.low, anchor.high), "measured")
     console.print(table)
     console.print(
         f"{len(profile.table)} entries in {profile.rounds} rounds; whole network = {calibration.scale:.3f} x layer sum, "
@@ -104,6 +104,10 @@ def _show(console: Console, profile: Profile, network: Network, setting: Setting
     )
     for warning in _warnings(profile, calibration.error_percent):
         console.print(f"[yellow]{warning}[/yellow]", highlight=False)
+
+
+def _add_row(table: Table, name: str, value: float, interval: tuple[float, float], kind: str, readings: str = "") -> None:
+    table.add_row(name, f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}", kind, readings)
 
 
 def _warnings(profile: Profile, error_percent: float) -> list[str]:

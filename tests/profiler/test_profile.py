@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from costs.families import Network
+from costs.table import CostTable, NoCost, Setting, TableCost
+from profiler.__main__ import main
+from profiler.meters import METERS, WallClock
+from profiler.profile import profile, profile_device
+from profiler.timing import NoResult
+
+TINY = Network("plain", (4, 4), 8, 1, 3)
+SETTING = Setting(batch=2)
+
+
+@pytest.fixture(autouse=True)
+def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No reading is rejected, however busy the machine that runs the tests."""
+    monkeypatch.setitem(METERS, "wall_clock", lambda: WallClock(scheduler_delay=lambda: 0.0, page_faults=lambda: 0))
+
+
+def test_a_profile_prices_everything_the_network_can_become() -> None:
+    messages: list[str] = []
+    result = profile_device(TINY, "bench", SETTING, 2.0, 2.0, lambda _done, _total, message: messages.append(message), anchors=6)
+    assert result.missing == {}
+    assert result.table.device == "bench"
+    assert result.fingerprint["threads"] == 1
+    assert messages[0].startswith("warming up")
+    cost = TableCost(result.table, "latency_ms", SETTING)
+    wiring = TINY.wiring()
+    for widths in ((4, 4), (8, 8), (5, 7)):
+        whole = cost.network(wiring.shapes(widths))
+        assert whole.low is not None
+        assert whole.high is not None
+        assert 0 <= whole.low < whole.value < whole.high
+    with pytest.raises(NoCost):
+        cost.network(wiring.shapes((16, 16)))
+    (calibration,) = result.table.calibrations
+    assert len(calibration.anchors) == 6
+    assert calibration.scale > 0
+    assert CostTable.from_json(json.loads(json.dumps(result.table.to_json()))).calibrations == result.table.calibrations
+
+
+def test_a_profile_that_is_stopped_before_it_measured_gives_no_result() -> None:
+    with pytest.raises(NoResult, match="0 whole networks measured, 3 needed"):
+        profile(TINY, "bench", SETTING, seconds=1, should_stop=lambda: True)
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "table.json"
+    tiny = "--family plain --widths 4 4 --image-size 8 --in-channels 1 --classes 3 --max-growth 1.5 --seconds 1.5"
+    assert main([*tiny.split(), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "measured" in printed
+    assert "calibrated_sum" in printed
+    report = json.loads(output.read_text())
+    table = CostTable.from_json(report["table"])
+    assert len(table) > 0
+    assert {"fingerprint", "fingerprint_id", "setting", "network", "missing", "drift_percent"} <= report.keys()
+
+
+def test_the_command_refuses_what_it_cannot_build(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--family", "plain", "--widths", "4", "4", "--image-size", "3"]) == 1
+    assert "image_size is 3" in capsys.readouterr().out
