@@ -31,8 +31,9 @@ class Proposal:
 
     ``limit`` is the round's share of the budget.  ``predicted_change`` of the loss is half the squared split step times the relative
     splitting indices of the split channels, measured on images that the directions were not fitted to; ``predicted_error`` is its
-    standard error, with the channels' errors taken as independent.  ``change_at_split`` is what happened on those same images, in
-    eval mode, before any training.  ``gap`` is the optimality gap that selection proved.
+    standard error over batches of them.  ``change_at_split`` is what happened on those same images, in eval mode, before any
+    training; the two agree for small steps, except that the prediction does not see the kinks of max pooling and only approximates
+    ReLU's.  ``gap`` is the optimality gap that selection proved.
     """
 
     number: int

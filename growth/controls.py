@@ -1,0 +1,90 @@
+"""Controls: what the same limit and the same compute buy without scores.  Every report shows them beside the grown network.
+
+- ``seed``: the seed itself, never grown.
+- ``uniform``: the seed's widths times one factor, as large as the limit allows.
+- ``cost_only``: widths by cost alone: in as many rounds as growth has, the most channels that the round's share of the budget allows.
+- ``random``: growth with channels and directions chosen by chance.
+
+None spends more than the main run was charged, scoring included: the first three train one network from scratch for as many steps as
+that buys; ``random`` puts what it saves on scoring into a longer final stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from costs.families import Network
+from costs.model import CostModel, Macs
+from costs.shapes import Wiring
+from costs.table import NoCost
+from growth.config import GrowthConfig
+from growth.loop import Growth
+from growth.rounds import largest_widths, round_limit
+from growth.selection import select
+from growth.training import size
+
+Widths = tuple[int, ...]
+WidthRule = Callable[[Wiring, CostModel, GrowthConfig], Widths]
+_HALVINGS = 30  # of an interval of multipliers
+_HALF_OPEN = 1e-9  # just past a width's half: where it is rounded up, whatever rounding does at the half itself
+_BEYOND = 1.25  # costs can fall with width, so multipliers up to this much beyond the first that does not fit are tried too
+
+
+def control(name: str, seed: Network, main: Growth, cost_model: CostModel, config: GrowthConfig) -> tuple[Network, GrowthConfig]:
+    """Seed network and config of the control ``name`` of the finished run ``main``, to run with ``Growth.start``."""
+    if name not in CONTROLS:
+        raise ValueError(f"control is {name!r}; choose one of {', '.join(CONTROLS)}")
+    config = replace(config, compute_limit_macs=main.charged_macs)
+    if name == "random":
+        return seed, replace(config, scorer="random")
+    network = replace(seed, widths=WIDTH_RULES[name](seed.wiring(), cost_model, config))
+    macs = int(Macs().network(network.wiring().shapes()).value)
+    steps = main.charged_macs // (3 * macs * min(config.batch_size, size(main.data.train)))
+    return network, replace(config, rounds=0, steps_per_round=0, final_steps=steps)
+
+
+def seed_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:  # noqa: ARG001 - a rule, if a constant one
+    """The seed's own."""
+    return wiring.widths
+
+
+def uniform_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:
+    """The largest multiple of the seed's widths within the limit and ``max_growth``."""
+    most = largest_widths(wiring.widths, config)
+
+    def times(factor: float) -> Widths:
+        return tuple(min(top, round(width * factor)) for width, top in zip(wiring.widths, most, strict=True))
+
+    low, high = 1.0, config.max_growth
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _fits(times(middle), wiring, cost_model, config.limit) else (low, middle)
+    # Each width's next value begins at half a channel more.
+    steps = {(more + 0.5) / width for width, top in zip(wiring.widths, most, strict=True) for more in range(width, top)}
+    beyond = [factor for factor in steps if low < factor <= low * _BEYOND]
+    fitting = [times(factor + _HALF_OPEN) for factor in beyond if _fits(times(factor + _HALF_OPEN), wiring, cost_model, config.limit)]
+    return max([times(low), *fitting])
+
+
+def cost_only_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:
+    """The most channels that the rounds' shares of the budget allow, no width more than doubling in a round."""
+    most, seed_cost = largest_widths(wiring.widths, config), cost_model.network(wiring.shapes()).value
+    for number in range(1, config.rounds + 1):
+        alike = [np.ones(width) for width in wiring.widths]
+        chosen = select(alike, wiring, cost_model, round_limit(seed_cost, config, number), most)
+        wiring = replace(wiring, widths=chosen.widths)
+    return wiring.widths
+
+
+def _fits(widths: Widths, wiring: Wiring, cost_model: CostModel, limit: float) -> bool:
+    try:
+        return cost_model.network(wiring.shapes(widths)).value <= limit
+    except NoCost:
+        return False
+
+
+WIDTH_RULES: dict[str, WidthRule] = {"seed": seed_widths, "uniform": uniform_widths, "cost_only": cost_only_widths}
+CONTROLS = (*WIDTH_RULES, "random")

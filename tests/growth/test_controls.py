@@ -1,0 +1,107 @@
+"""Controls keep the limit and the main run's compute, and are what their names say."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from costs.families import Network
+from costs.model import Cost, CostModel, Macs, Parameters
+from costs.shapes import LayerShape
+from costs.table import NoCost
+from growth.config import GrowthConfig
+from growth.controls import CONTROLS, WIDTH_RULES, control, uniform_widths
+from growth.loop import Growth
+from growth.training import Data
+
+SEED = Network("plain", (4, 6), 8, 1, 3)
+SEED_MACS = Macs().network(SEED.wiring().shapes()).value
+CONFIG = GrowthConfig(
+    limit=3 * SEED_MACS, rounds=2, steps_per_round=3, final_steps=4, batch_size=16, scoring_samples=32, fresh_samples=16, learning_rate=0.05
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def images(count: int, seed: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(count, 1, 8, 8, generator=generator), torch.randint(3, (count,), generator=generator))
+
+
+DATA = Data(images(60, 0), images(20, 1), images(20, 2))
+
+
+@pytest.fixture(scope="module")
+def main() -> Growth:
+    growth = Growth.start(SEED, DATA, Macs(), CONFIG)
+    list(growth.events())
+    return growth
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_every_control_keeps_limit_and_compute_and_spends_nearly_all(name: str, main: Growth) -> None:
+    network, config = control(name, SEED, main, Macs(), CONFIG)
+    growth = Growth.start(network, DATA, Macs(), config)
+    list(growth.events())
+    assert Macs().network(growth.network.wiring().shapes()).value <= CONFIG.limit
+    assert growth.charged_macs <= main.charged_macs
+    assert growth.charged_macs > main.charged_macs - 3 * growth.macs * CONFIG.batch_size
+    assert growth.step == growth.total_steps
+    assert (config.learning_rate, config.seed) == (CONFIG.learning_rate, CONFIG.seed)
+
+
+def test_the_random_control_trains_longer_for_what_scoring_would_cost(main: Growth) -> None:
+    network, config = control("random", SEED, main, Macs(), CONFIG)
+    assert (network, config.scorer, config.rounds) == (SEED, "random", CONFIG.rounds)
+    narrow = replace(config, max_growth=1.0)  # nothing can be split, so steps cost what the seed's cost
+    growth = Growth.start(network, DATA, Macs(), narrow)
+    list(growth.events())
+    assert growth.step > CONFIG.growth_steps + CONFIG.final_steps
+
+
+def test_an_unknown_control_is_refused(main: Growth) -> None:
+    with pytest.raises(ValueError, match="control is 'magic'; choose one of seed, uniform, cost_only, random"):
+        control("magic", SEED, main, Macs(), CONFIG)
+
+
+@pytest.mark.parametrize("name", WIDTH_RULES)
+@pytest.mark.parametrize("cost_model", [Macs(), Parameters()], ids=["macs", "params"])
+@pytest.mark.parametrize("factor", [1.0, 1.5, 4.0, 1000.0])
+def test_widths_lie_between_the_seed_and_its_largest_growth(name: str, cost_model: CostModel, factor: float) -> None:
+    wiring = SEED.wiring()
+    limit = factor * cost_model.network(wiring.shapes()).value
+    widths = WIDTH_RULES[name](wiring, cost_model, replace(CONFIG, limit=limit))
+    assert cost_model.network(wiring.shapes(widths)).value <= limit
+    assert all(low <= width <= 4 * low for low, width in zip(wiring.widths, widths, strict=True))
+    if factor == 1000 and name != "seed":
+        assert widths == (16, 24)
+
+
+@pytest.mark.parametrize("limit", range(SEED_MACS, 10 * SEED_MACS, SEED_MACS // 3))  # type: ignore[arg-type]
+def test_uniform_is_the_largest_multiplier(limit: int) -> None:
+    """Brute force over a fine grid of multipliers."""
+    wiring = SEED.wiring()
+    grid = {tuple(round(width * (1 + i / 1000)) for width in wiring.widths) for i in range(3001)}
+    best = max(widths for widths in grid if Macs().network(wiring.shapes(widths)).value <= limit)
+    assert uniform_widths(wiring, Macs(), replace(CONFIG, limit=limit)) == best
+
+
+class Refusing(Parameters):
+    """Knows no layer wider than 7."""
+
+    def network(self, shapes: Sequence[LayerShape]) -> Cost:
+        if max(shape.out_channels for shape in shapes) > 7:
+            raise NoCost("no cost above 7 channels")
+        return super().network(shapes)
+
+
+def test_uniform_stays_where_costs_are_known() -> None:
+    assert uniform_widths(SEED.wiring(), Refusing(), replace(CONFIG, limit=1e9)) == (5, 7)

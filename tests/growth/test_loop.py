@@ -1,0 +1,290 @@
+"""The growth loop: same seed same run, stopping anywhere changes nothing, every round within its limit, roll-back, honest reasons."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from costs.families import Network
+from costs.model import Macs, Parameters
+from growth import rounds
+from growth.checkpoint import CheckpointError, read
+from growth.config import GrowthConfig
+from growth.events import Event, Finished, Round, Scored, Step
+from growth.loop import Growth
+from growth.networks import build
+from growth.notebook import grow
+from growth.scorers import SCORERS
+from growth.splitting import SplittingProduct
+from growth.training import Data, NotANumber, evaluate_batches, seeded
+
+SEED = Network("plain", (4, 4), 8, 1, 3)
+SEED_MACS = Macs().network(SEED.wiring().shapes()).value
+CONFIG = GrowthConfig(
+    limit=3 * SEED_MACS, rounds=3, steps_per_round=3, final_steps=3, batch_size=16, scoring_samples=32, fresh_samples=16, learning_rate=0.05
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def images(count: int, seed: int) -> TensorDataset:
+    """Noisy versions of one pattern per class."""
+    patterns = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(3, (count,), generator=generator)
+    return TensorDataset(patterns[classes] + 0.3 * torch.randn(count, 1, 8, 8, generator=generator), classes)
+
+
+def relabelled(data: TensorDataset) -> TensorDataset:
+    """The same images with wrong classes: whoever learns does worse on them."""
+    x, y = data.tensors
+    return TensorDataset(x, (y + 1) % 3)
+
+
+DATA = Data(images(70, 0), images(24, 1), images(24, 2))
+MISLEADING = replace(DATA, selection=relabelled(images(24, 1)))
+
+
+def start(**changes: Any) -> Growth:
+    return Growth.start(SEED, DATA, Macs(), replace(CONFIG, **changes))
+
+
+def comparable(event: Event) -> Event:
+    """An event without what may differ: how long it took."""
+    return replace(event, seconds=0.0) if isinstance(event, Scored) else event
+
+
+def final(growth: Growth, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    growth.save(folder / "final.safetensors")
+    return read(folder / "final.safetensors")
+
+
+def assert_same(one: tuple[dict[str, Tensor], dict[str, Any]], other: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+    assert one[1] == other[1]
+    assert one[0].keys() == other[0].keys()
+    for name, tensor in one[0].items():
+        assert torch.equal(tensor, other[0][name]), name
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "outcome"),
+    [(DATA, {"steps_per_round": 4}, False), (MISLEADING, {"scorer": "random", "compute_limit_macs": 12_000_000}, True)],
+    ids=["splits kept", "splits rolled back"],
+)
+def test_a_run_stopped_at_any_yield_goes_on_as_if_it_had_not(tmp_path: Path, data: Data, changes: dict[str, Any], outcome: bool) -> None:
+    """Saved at every yield, in one run; each checkpoint is resumed in a new object and run to the end: no number differs."""
+    growth = Growth.start(SEED, data, Macs(), replace(CONFIG, rounds=2, **changes))
+    growth.save(tmp_path / "0")
+    events: list[Event] = []
+    for event in growth.events():
+        events.append(event)
+        growth.save(tmp_path / str(len(events)))
+    expected = final(growth, tmp_path)
+    assert any(event.rolled_back is outcome and sum(event.split_counts) for event in events if isinstance(event, Round))
+    for number in range(len(events)):
+        resumed = Growth.resume(tmp_path / str(number), data, Macs())
+        rest = list(resumed.events())
+        assert [comparable(event) for event in rest] == [comparable(event) for event in events[number:]]
+        assert_same(final(resumed, tmp_path), expected)
+
+
+def test_the_same_seed_gives_the_same_run_and_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    results = []
+    for seed in (0, 0, 1):
+        growth = start(seed=seed, rounds=1)
+        list(growth.events())
+        results.append(final(growth, tmp_path))
+    assert_same(results[0], results[1])
+    assert not torch.equal(results[0][0]["model.classifier.weight"], results[2][0]["model.classifier.weight"])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
+    start().save(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"the data has \[60, 24\] training and selection images, the checkpoint's \[70, 24\]"):
+        Growth.resume(tmp_path / "run", Data(images(60, 0), images(24, 1), images(24, 2)), Macs())
+
+
+def test_events_tell_the_run_in_order() -> None:
+    growth = start()
+    events = list(growth.events())
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [step.step for step in steps] == list(range(1, 16))
+    assert {step.total_steps for step in steps} == {15}
+    assert [step.round for step in steps] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
+    kinds = [type(event) for event in events if not isinstance(event, Step)]
+    assert kinds == [Scored, Round, Scored, Round, Scored, Round, Finished]
+    assert events[-1].charged_macs == growth.charged_macs  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("cost_model", [Macs(), Parameters()], ids=["macs", "params"])
+def test_rounds_stay_within_their_share_of_the_budget(scorer: str, cost_model: Macs | Parameters) -> None:
+    seed_cost = cost_model.network(SEED.wiring().shapes()).value
+    growth = Growth.start(SEED, DATA, cost_model, replace(CONFIG, scorer=scorer, limit=4 * seed_cost, rounds=2, steps_per_round=1))
+    closed = [event for event in growth.events() if isinstance(event, Round)]
+    assert [round_.limit for round_ in closed] == pytest.approx([2 * seed_cost, 4 * seed_cost])
+    for round_ in closed:
+        tried = [width + count for width, count in zip(round_.widths_before, round_.split_counts, strict=True)]
+        assert cost_model.network(SEED.wiring().shapes(tried)).value <= round_.limit
+        assert round_.widths_after == (round_.widths_before if round_.rolled_back else tuple(tried))
+        assert round_.cost_after == cost_model.network(SEED.wiring().shapes(round_.widths_after))
+        assert math.isfinite(round_.predicted_change)
+        assert round_.predicted_error >= 0
+        assert round_.channels_negative <= round_.channels_scored == sum(round_.widths_before)
+    assert growth.network.widths == closed[-1].widths_after
+    assert growth.model(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+
+
+def test_a_round_that_makes_things_worse_is_rolled_back_to_its_parent() -> None:
+    growth = Growth.start(SEED, MISLEADING, Macs(), replace(CONFIG, rounds=1, schedule="cosine"))
+    for event in growth.events():
+        if isinstance(event, Step) and event.round == 0:
+            parent = {name: tensor.clone() for name, tensor in growth.learner.tensors().items()}
+        if isinstance(event, Round):
+            assert event.rolled_back
+            assert sum(event.split_counts) > 0
+            assert event.loss_after > event.loss_before
+            assert event.reason.endswith(f"rolled back: the loss rose from {event.loss_before:.6g} to {event.loss_after:.6g}")
+            assert event.widths_after == event.widths_before == growth.network.widths
+            restored = growth.learner.tensors()
+            assert restored.keys() == parent.keys()
+            assert all(torch.equal(tensor, restored[name]) for name, tensor in parent.items())
+
+
+def test_a_round_without_negative_index_splits_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def content(*args: Any) -> Any:
+        return [replace(score, index=score.index.abs()) for score in SCORERS["random"](*args)]
+
+    monkeypatch.setitem(SCORERS, "content", content)
+    monkeypatch.setitem(rounds.PRODUCTS, "content", lambda _: 0)
+    closed = [event for event in start(scorer="content", rounds=1).events() if isinstance(event, Round)]
+    assert closed[0].reason == "split nothing: no channel has a negative index"
+    assert (closed[0].split_counts, closed[0].predicted_change, closed[0].change_at_split) == ((0, 0), 0, 0)
+    assert not closed[0].rolled_back  # a loss that rises without a split is not the split's fault
+
+
+def test_rounds_without_room_say_so() -> None:
+    tight = [event for event in start(limit=SEED_MACS, rounds=1).events() if isinstance(event, Round)]
+    assert tight[0].reason == f"split nothing: no split fits the round's limit of {SEED_MACS:.6g} MACs"
+    capped = [event for event in start(max_growth=1.1, rounds=1).events() if isinstance(event, Round)]
+    assert capped[0].reason == "split nothing: every group with a negative index is as wide as max_growth allows"
+
+
+def test_the_prediction_is_the_change_of_a_small_split() -> None:
+    """In double precision, at a step whose fourth power is nothing, and without max pooling: its kinks are in no second derivative."""
+    seed = Network("mobilenet_v1", (3,) * 14, 8, 1, 3)
+    data = Data(*(TensorDataset(part.tensors[0].double(), part.tensors[1]) for part in (images(70, 0), images(24, 1), images(24, 2))))
+    model = build(seed, seeded(0, "weights")).double()
+    growth = Growth(model, seed, data, Macs(), replace(CONFIG, limit=1e6, rounds=1, split_step=3e-3))
+    proposal = next(event.proposal for event in growth.events() if isinstance(event, Scored))
+    assert sum(proposal.split_counts) > 10
+    assert proposal.change_at_split == pytest.approx(proposal.predicted_change, rel=1e-3)
+
+
+def test_predictions_use_other_images_than_scores() -> None:
+    scoring, fresh = rounds.scoring_batches(DATA.train, CONFIG, 1)
+    seen = {image.numpy().tobytes() for images, _ in scoring for image in images}
+    new = {image.numpy().tobytes() for images, _ in fresh for image in images}
+    assert (len(seen), len(new), len(seen & new)) == (32, 16, 0)
+    assert len(fresh) >= 8  # enough for a standard error
+    other, _ = rounds.scoring_batches(DATA.train, CONFIG, 2)
+    assert {image.numpy().tobytes() for images, _ in other for image in images} != seen
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_scoring_is_charged_for_at_least_the_products_it_makes(scorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    growth, made = start(scorer=scorer), []
+    scoring, _ = rounds.scoring_batches(DATA.train, CONFIG, 1)
+    on_batch = SplittingProduct.on_batch
+
+    def counted(self: SplittingProduct, number: int, v: list[Tensor]) -> list[Tensor]:
+        made.append(len(self.batches[number][0]))
+        return on_batch(self, number, v)
+
+    monkeypatch.setattr(SplittingProduct, "on_batch", counted)
+    SCORERS[scorer](growth.model, growth.graph, scoring, [], nn.functional.cross_entropy, torch.Generator())
+    fan_ins = [9, 36]
+    fresh = 5 * CONFIG.fresh_samples * growth.macs
+    charged = rounds.scoring_macs(growth.macs, fan_ins, growth.config) - fresh
+    assert charged >= growth.macs * (2 * sum(made) + 3 * CONFIG.scoring_samples * bool(made))
+    assert rounds.PRODUCTS.keys() == SCORERS.keys()
+
+
+def test_compute_is_charged_by_the_rules() -> None:
+    growth = start(rounds=1)
+    list(growth.events())
+    before, after = SEED_MACS, SEED_MACS
+    closed = growth.rounds[0]
+    tried = [width + count for width, count in zip(closed.widths_before, closed.split_counts, strict=True)]
+    before, wide, after = (Macs().network(SEED.wiring().shapes(widths)).value for widths in ((4, 4), tried, closed.widths_after))
+    training = 3 * 16 * (3 * before + 3 * wide + 3 * after)
+    scoring = before * (32 * (3 + 2 * 6) + 16 * 5)
+    evaluations = 24 * (before + wide) + 16 * (before + wide)
+    assert growth.charged_macs == training + scoring + evaluations
+
+
+@pytest.mark.parametrize("limit", [100_000, 3_000_000, 9_000_000, 30_000_000])
+def test_a_compute_limit_is_kept_and_used(limit: int) -> None:
+    growth = start(compute_limit_macs=limit)
+    steps = [event for event in growth.events() if isinstance(event, Step)]
+    assert growth.charged_macs <= limit
+    if len(growth.rounds) == CONFIG.rounds and growth.step > CONFIG.growth_steps:
+        assert growth.charged_macs > limit - 3 * growth.macs * CONFIG.batch_size
+        assert steps[-1].total_steps == growth.step
+        assert steps[-1].learning_rate < 0.5 * CONFIG.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"limit": SEED_MACS - 1}, r"the seed costs 4620 MACs, more than the limit of 4619; raise the limit"),
+        ({"scoring_samples": 60}, r"scoring_samples \+ fresh_samples is 76, more than the 70 training images; lower them"),
+        ({"scorer": "magic"}, r"scorer is 'magic'; choose one of splitting"),
+    ],
+)
+def test_a_run_that_can_not_be_done_is_refused_at_once(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        start(**changes)
+
+
+def test_a_divergence_raises() -> None:
+    with pytest.raises(NotANumber, match="lower the learning rate"):
+        list(start(learning_rate=1000.0, momentum=0.99, weight_decay=1.0, steps_per_round=100).events())
+
+
+def my_model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("validation", [None, DataLoader(images(24, 1))], ids=["held out", "given"])
+def test_a_model_of_ones_own_grows(validation: DataLoader[Any] | None) -> None:
+    torch.manual_seed(0)
+    model = my_model()
+    config = replace(CONFIG, limit=60_000, rounds=2)
+    growing = grow(model, DataLoader(DATA.train, batch_size=8), Macs(), config, validation)
+    closed = list(growing)
+    assert [round_.number for round_ in closed] == [1, 2]
+    assert growing.finished is not None
+    assert growing.finished.steps == 3 * 4
+    result = evaluate_batches(growing.model, [next(iter(DataLoader(DATA.test, batch_size=24)))])
+    assert math.isfinite(result.loss)
+    assert growing.growth.graph.wiring.widths == closed[-1].widths_after
+    with pytest.raises(ValueError, match="not built from a network family"):
+        growing.growth.save(Path("nowhere"))
