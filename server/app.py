@@ -69,10 +69,14 @@ def _document(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = generate()
             for operation in (each for path in schema["paths"].values() for each in path.values()):
-                for status, response in operation["responses"].items():
-                    content = response.get("content", {})
-                    if int(status) >= 400 and "application/json" in content:
-                        content[problems.MEDIA_TYPE] = content.pop("application/json")
+                for response in operation["responses"].values():
+                    _rename(response.get("content", {}))
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the schema
+
+
+def _rename(content: dict[str, Any]) -> None:
+    for media_type, body in list(content.items()):
+        if body.get("schema", {}).get("$ref", "").endswith("/ProblemDocument"):
+            content[problems.MEDIA_TYPE] = content.pop(media_type)

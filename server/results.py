@@ -18,15 +18,15 @@ from store.views import Artifact
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
 REPORT = "report.json"
-LOG_BYTES = 65_536
-MAX_LOG_BYTES = 1_048_576
+LOG_BYTES: dict[str, Any] = {"content": {"*/*": {}}}  # of the media type it was registered with
+MAX_LOG_BYTES: dict[str, Any] = {"content": {"*/*": {}}}  # of the media type it was registered with
 
 _LOG_HEADERS = {
     "Wattle-Log-Offset": {"schema": {"type": "integer"}, "description": "offset of the first byte sent"},
     "Wattle-Log-Next": {"schema": {"type": "integer"}, "description": "offset to ask for next"},
     "Wattle-Log-Size": {"schema": {"type": "integer"}, "description": "bytes in the log so far"},
 }
-_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_BYTES: dict[str, Any] = {"content": {"*/*": {}}}  # of the media type it was registered with
 
 
 @router.get("/rounds", responses=documented(404, 422))

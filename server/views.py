@@ -154,7 +154,7 @@ class RoundList(_View):
 
 
 class MetricSeries(_View):
-    metrics: dict[str, dict[str, list[tuple[int, float]]]] = Field(description="run -> metric -> [[step, value], ...]")
+    metrics: dict[str, dict[str, list[list[int | float]]]] = Field(description="run -> metric -> [[step, value], ...]")
 
 
 class ArtifactView(_View):
