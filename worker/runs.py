@@ -72,7 +72,10 @@ class Runs:
         growth = checkpoints.restore(name, self.data, self.cost_model) or _start(network, self.data, self.cost_model, config)
         started = time.monotonic() - self._seconds_so_far(name)
         self._saved = time.monotonic()
-        self._tell(name, growth, {"phase": "training", **_standing(growth)}, at_once=True)
+        standing = _standing(growth)
+        if growth.step == 0:
+            self.reporter.point(name, 0, cost=standing["cost"])
+        self._tell(name, growth, {"phase": "training", **standing}, at_once=True)
         for event in growth.events():
             if isinstance(event, Finished):
                 return Trained(growth, event, time.monotonic() - started)

@@ -141,6 +141,8 @@ def test_every_data_set_loads_or_says_what_is_missing(settings: Settings, name: 
     try:
         loaded = load(spec, settings, seed=0)
     except InvalidSpec as error:
-        assert all(problem.remedy for problem in error.problems)
+        remedies = [problem.remedy for problem in error.problems]
     else:
+        remedies = []
         assert all(size(part) > 0 for part in sets(loaded))
+    assert all(remedies)

@@ -12,7 +12,8 @@ from worker.processes import Identity
 
 
 def test_dies_with_a_killed_parent() -> None:
-    code = "import subprocess, sys, time; from worker.leash import leashed; p = subprocess.Popen(leashed(['/bin/sleep', '60'])); print(p.pid, flush=True); time.sleep(60)"
+    start = "process = subprocess.Popen(leashed(['/bin/sleep', '60'])); print(process.pid, flush=True); time.sleep(60)"
+    code = f"import subprocess, time; from worker.leash import leashed; {start}"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())

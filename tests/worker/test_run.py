@@ -1,0 +1,230 @@
+"""A job in this process, with a real store: stopped, robbed, damaged, and in the end the same bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sqlalchemy import update
+
+from growth.checkpoint import load_network
+from growth.training import NotANumber
+from store import jobs
+from store.artifacts import ArtifactStore
+from store.columns import database_time
+from store.database import Database
+from store.jobs import Lease, LeaseLost
+from store.problems import InvalidSpec
+from store.settings import Settings
+from store.spec import JobSpec
+from store.tables import JobRow
+from worker.attempt import Attempt, Stopped
+from worker.data import load
+from worker.run import growth_config, run_attempt
+
+SPEC: dict[str, Any] = {
+    "name": "small",
+    "data": {"name": "digits"},
+    "network": {"family": "plain", "widths": [3, 4]},
+    "growth": {"rounds": 1, "scoring_samples": 64, "fresh_samples": 32},
+    "budget": {"cost": "macs", "limit": 9000, "device": "elsewhere"},
+    "training": {"epochs_per_round": 0.4, "final_epochs": 0.4},
+    "controls": ["uniform", "random"],
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, checkpoint_seconds=0.01)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Database:
+    db = Database(settings.database)
+    db.migrate()
+    return db
+
+
+def submit(db: Database, **changes: object) -> str:
+    return jobs.submit(db, "growth", "small", {**SPEC, **changes}, "growth", 50)[0].id
+
+
+def claim(db: Database, job_id: str) -> Lease:
+    lease = jobs.claim(db, job_id, "test", 600)
+    assert lease is not None
+    return lease
+
+
+def run(db: Database, settings: Settings, job_id: str, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
+    run_attempt(Attempt(db, settings, claim(db, job_id), "this-host", asked_to_stop))
+
+
+def steal(db: Database, job_id: str) -> None:
+    """The lease runs out and the job goes back to the queue."""
+    with db.transaction() as session:
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(lease_expires_at=database_time(-1)))
+    assert jobs.reap(db) == [job_id]
+
+
+def results(db: Database, settings: Settings, job_id: str) -> dict[str, Any]:
+    """Everything of a job that must not depend on how often it was disturbed."""
+    artifacts = {artifact.name: artifact.sha256 for artifact in jobs.artifacts(db, job_id)}
+    report = json.loads(ArtifactStore(settings.artifact_dir).path(artifacts["report.json"]).read_text())
+    for result in (report["grown"], *report["controls"].values()):
+        del result["seconds"]
+    del report["job"], report["written_at"]
+    curves = jobs.metrics(db, job_id, 100_000)
+    for run in curves.values():
+        del run["seconds"]
+    rounds = [(taken.run, taken.number, taken.step, taken.payload) for taken in jobs.rounds(db, job_id)]
+    return {"network": artifacts["network.safetensors"], "report": report, "curves": curves, "rounds": rounds}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A job that nobody disturbed."""
+
+    db: Database
+    settings: Settings
+    job_id: str
+    results: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("reference"), checkpoint_seconds=0.01)
+    db = Database(settings.database)
+    db.migrate()
+    job_id = submit(db)
+    run(db, settings, job_id)
+    return Reference(db, settings, job_id, results(db, settings, job_id))
+
+
+@pytest.fixture
+def undisturbed(reference: Reference) -> dict[str, Any]:
+    return reference.results
+
+
+class StopAfter:
+    """Asks to stop at the ``number``-th look."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def test_a_job_that_is_stopped_again_and_again_ends_the_same(db: Database, settings: Settings, undisturbed: dict[str, Any]) -> None:
+    job_id, attempts = submit(db), 0
+    while True:
+        attempts += 1
+        try:
+            run(db, settings, job_id, StopAfter(6 + attempts % 3))
+            break
+        except Stopped:
+            steal(db, job_id)
+    assert attempts > 4
+    assert results(db, settings, job_id) == undisturbed
+
+
+def test_an_attempt_that_dies_between_checkpoints_leaves_no_trace(
+    db: Database, settings: Settings, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is gone with points and a round written that no checkpoint covers."""
+    from worker.checkpoints import Checkpoints
+
+    job_id, saved, save = submit(db), 0, Checkpoints.save
+
+    def die_at_the_fourth(self: Checkpoints, name: str, growth: Any) -> None:
+        nonlocal saved
+        saved += 1
+        if saved == 4:
+            raise KeyboardInterrupt
+        save(self, name, growth)
+
+    monkeypatch.setattr(Checkpoints, "save", die_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run(db, settings, job_id)
+    steal(db, job_id)
+    run(db, settings, job_id)
+    assert results(db, settings, job_id) == undisturbed
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.unlink()])
+def test_a_damaged_checkpoint_is_passed_over(
+    db: Database, settings: Settings, undisturbed: dict[str, Any], damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = submit(db)
+    with pytest.raises(Stopped):
+        run(db, settings, job_id, StopAfter(12))
+    steal(db, job_id)
+    newest, older = jobs.checkpoints(db, job_id)
+    damage(settings.job_dir(job_id) / "checkpoints" / f"{newest.sha256}.safetensors")
+    with caplog.at_level("INFO"):
+        run(db, settings, job_id)
+    assert f"goes on from step {older.step} " in caplog.text
+    assert results(db, settings, job_id) == undisturbed
+
+
+def test_a_zombie_writes_nothing(db: Database, settings: Settings) -> None:
+    """The lease goes to somebody else while the process sleeps; it notices at its first write."""
+    job_id, looks = submit(db), 0
+
+    def sleep_too_long() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 8:
+            steal(db, job_id)
+            claim(db, job_id)
+        return False
+
+    with pytest.raises(LeaseLost):
+        run(db, settings, job_id, sleep_too_long)
+    assert jobs.get(db, job_id).attempt == 2
+    assert {checkpoint.step for checkpoint in jobs.checkpoints(db, job_id)} <= set(range(8))
+    assert max(step for step, _ in jobs.metrics(db, job_id)["grown"]["loss"]) <= 8
+
+
+def test_old_checkpoints_are_removed(reference: Reference) -> None:
+    registered = {checkpoint.sha256 for checkpoint in jobs.checkpoints(reference.db, reference.job_id)}
+    on_disk = {path.stem for path in (reference.settings.job_dir(reference.job_id) / "checkpoints").iterdir()}
+    assert on_disk == registered
+    assert len(registered) == 2 * 3  # two of each run
+
+
+def test_the_network_can_be_used(reference: Reference) -> None:
+    network, model = load_network(ArtifactStore(reference.settings.artifact_dir).path(reference.results["network"]))
+    grown = reference.results["report"]["grown"]
+    assert list(network.widths) == grown["widths"]
+    test = load(JobSpec.model_validate(SPEC).data, reference.settings, seed=0).test
+    images, classes = test[:]  # type: ignore[index]  # a TensorDataset
+    with torch.no_grad():
+        accuracy = (model(images).argmax(1) == classes).float().mean().item()
+    assert accuracy == pytest.approx(grown["test_accuracy"], abs=1e-6)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_job(db: Database, settings: Settings) -> None:
+    job_id = submit(db, training={"epochs_per_round": 2, "final_epochs": 1, "learning_rate": 100, "weight_decay": 1})
+    with pytest.raises(NotANumber, match="lower the learning rate"):
+        run(db, settings, job_id)
+
+
+def test_a_budget_below_the_seed_is_refused(db: Database, settings: Settings) -> None:
+    job_id = submit(db, budget={"cost": "macs", "limit": 10})
+    with pytest.raises(InvalidSpec, match="does not cover the seed"):
+        run(db, settings, job_id)
+
+
+def test_epochs_become_steps_and_samples_those_there_are(settings: Settings) -> None:
+    spec = JobSpec.model_validate({**SPEC, "growth": {"rounds": 1}, "data": {"name": "synthetic", "samples": 150, "classes": 2}})
+    config = growth_config(spec, load(spec.data, settings, seed=0))
+    assert config.steps_per_round == 1  # 0.4 epochs of one batch each
+    assert config.scoring_samples + config.fresh_samples == 104
+    assert config.scoring_samples == pytest.approx(2 * config.fresh_samples, rel=0.05)
