@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ class Database:
         else:
             raise ValueError(f"database URL names {backend!r}; the store knows sqlite and postgresql+psycopg")
         self.backend = backend
+        self._write_lock = threading.Lock() if backend == "sqlite" else None
         self.engine = create_engine(parsed, connect_args=arguments, json_serializer=_to_json, pool_pre_ping=backend == "postgresql")
         self._reader = self.engine.execution_options(read_only=True, **({"postgresql_readonly": True} if backend == "postgresql" else {}))
         if backend == "sqlite":
@@ -64,7 +66,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A write transaction: committed at the end of the block, rolled back by any exception."""
-        with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self._turn(), _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -72,6 +74,19 @@ class Database:
         """A read-only transaction: one consistent view on SQLite, which does not hold up writers."""
         with _translated(), Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One writer of this process at a time on SQLite: its own waiters sleep and try again, some of them for seconds."""
+        if self._write_lock is None:
+            yield
+        elif self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            try:
+                yield
+            finally:
+                self._write_lock.release()
+        else:
+            raise DatabaseUnavailable(f"the database did not answer: other writers kept it for {BUSY_TIMEOUT_SECONDS} s")
 
     def migrate(self) -> None:
         """Bring the tables to the newest revision.  Safe when several processes start at once."""

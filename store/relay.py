@@ -56,7 +56,7 @@ def ring_lost(db: Database, app: Broker, older_than_seconds: float) -> list[str]
 def _connected(app: Broker) -> Iterator[Any]:
     """A connection of its own each time: there is no stale one to recover from, and messages are rare."""
     with app.connection_for_write(transport_options={"socket_timeout": BROKER_TIMEOUT_SECONDS}) as connection:
-        connection.connect()  # fails at once where a later use would try again for seconds
+        connection.connect()  # fails in two seconds, where the first use would try again for six
         yield connection
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 
 import pytest
 from hypothesis import given
@@ -138,6 +139,25 @@ def test_events_can_be_followed_from_any_point(db: Database, lease: jobs.Lease) 
     assert jobs.events_after(db, 0, limit=2) == events[:2]
     assert jobs.last_seq(db) == events[-1].seq
     assert jobs.events_after(db, jobs.last_seq(db)) == []
+
+
+def test_a_watcher_misses_nothing_that_many_writers_append(db: Database) -> None:
+    """A number that is drawn before another but committed after it must not be overtaken."""
+    leases = [jobs.claim(db, jobs.submit(db, "growth", "a", {}, "growth", 3)[0].id, "w", 30) for _ in range(4)]
+
+    def write(lease: jobs.Lease) -> None:
+        for number in range(15):
+            jobs.add_round(db, lease, "grown", number, {}, step=number)
+
+    seen = jobs.events_after(db, 0)
+    writers = [threading.Thread(target=write, args=(lease,)) for lease in leases]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        seen += jobs.events_after(db, seen[-1].seq)
+    seen += jobs.events_after(db, seen[-1].seq)
+    assert seen == jobs.events_after(db, 0)
+    assert len([event for event in seen if event.type == "round"]) == 60
 
 
 def test_of_progress_only_the_newest_is_kept_and_no_number_comes_twice(db: Database, lease: jobs.Lease) -> None:
