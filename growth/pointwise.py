@@ -1,10 +1,10 @@
-"""Pointwise functions phi with what the splitting matrix needs of them: the slope phi' and the bend g * phi''.
+"""Pointwise functions phi with what the splitting matrix needs of them: slope phi' and curvature phi''.
 
 ``POINTWISE`` maps what a trace meets (a module type, a function, a tensor method's name) to its function.  Register your own:
 
-    POINTWISE[MySquare] = Pointwise("square", value=lambda y: y * y, slope=lambda y: 2 * y, bend=lambda y, g: 2 * g)
+    POINTWISE[Square] = Pointwise("square", value=torch.square, derivatives=lambda y: (2 * y, torch.full_like(y, 2)))
 
-``max(y, 0)`` has no second derivative where it matters, at its kink: its bend is None, and a ``Curvature`` stands in for phi''.
+``max(y, 0)`` has no second derivative where it matters, at its kink; a ``Curvature`` stands in for it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-_aten = torch.ops.aten
 
 
 class Curvature(Protocol):
@@ -48,60 +46,46 @@ class Softplus:
 
 @dataclass(frozen=True, slots=True)
 class Pointwise:
-    """phi with its derivatives, all elementwise: ``value(y)``, ``slope(y)`` = phi'(y), ``bend(y, g)`` = g * phi''(y).
-
-    ``bend`` is None for phi = max(y, 0).
-    """
+    """phi, elementwise.  ``derivatives(y)`` gives (phi'(y), phi''(y)) in new tensors; phi'' is None for phi = max(y, 0)."""
 
     name: str
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    bend: Callable[[Tensor, Tensor], Tensor] | None
+    derivatives: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
-def _silu_slope(y: Tensor) -> Tensor:
-    slope: Tensor = _aten.silu_backward(y.new_ones(()).expand_as(y), y)  # one fused pass
-    return slope
-
-
-def _silu_bend(y: Tensor, g: Tensor) -> Tensor:
-    """phi'' = phi' + s - 2 s phi' with s = sigmoid(y)."""
-    s, slope = torch.sigmoid(y), _silu_slope(y)
-    return torch.addcmul(slope, s, slope, value=-2).add_(s).mul_(g)
-
-
-def _sigmoid_slope(y: Tensor) -> Tensor:
+def _silu(y: Tensor) -> tuple[Tensor, Tensor]:
+    """phi'' = phi' + s - 2 s phi' with s = sigmoid(y): few passes over memory, which is what this costs."""
     s = torch.sigmoid(y)
-    return s * (1 - s)
+    slope: Tensor = torch.ops.aten.silu_backward(y.new_ones(()).expand_as(y), y)
+    return slope, torch.addcmul(slope, s, slope, value=-2).add_(s)
 
 
-def _sigmoid_bend(y: Tensor, g: Tensor) -> Tensor:
+def _relu(y: Tensor) -> tuple[Tensor, None]:
+    return (y > 0).to(y.dtype), None
+
+
+def _sigmoid(y: Tensor) -> tuple[Tensor, Tensor]:
     s = torch.sigmoid(y)
-    return g * s * (1 - s) * (1 - 2 * s)
+    slope = s * (1 - s)
+    return slope, slope * (1 - 2 * s)
 
 
-def _tanh_slope(y: Tensor) -> Tensor:
-    return 1 - torch.tanh(y).square()
-
-
-def _tanh_bend(y: Tensor, g: Tensor) -> Tensor:
+def _tanh(y: Tensor) -> tuple[Tensor, Tensor]:
     t = torch.tanh(y)
-    return -2 * g * t * (1 - t.square())
+    slope = 1 - t.square()
+    return slope, -2 * t * slope
 
 
-def _normal_density(y: Tensor) -> Tensor:
-    return torch.exp(-0.5 * y.square()) / math.sqrt(2 * math.pi)
+def _gelu(y: Tensor) -> tuple[Tensor, Tensor]:
+    density = torch.exp(-0.5 * y.square()) / math.sqrt(2 * math.pi)
+    return 0.5 * (1 + torch.erf(y / math.sqrt(2))) + y * density, density * (2 - y.square())
 
 
-def _gelu_slope(y: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(y / math.sqrt(2))) + y * _normal_density(y)
-
-
-SILU = Pointwise("silu", functional.silu, _silu_slope, _silu_bend)
-RELU = Pointwise("relu", functional.relu, lambda y: (y > 0).to(y.dtype), None)
-SIGMOID = Pointwise("sigmoid", torch.sigmoid, _sigmoid_slope, _sigmoid_bend)
-TANH = Pointwise("tanh", torch.tanh, _tanh_slope, _tanh_bend)
-GELU = Pointwise("gelu", functional.gelu, _gelu_slope, lambda y, g: g * _normal_density(y) * (2 - y.square()))
+SILU = Pointwise("silu", functional.silu, _silu)
+RELU = Pointwise("relu", functional.relu, _relu)
+SIGMOID = Pointwise("sigmoid", torch.sigmoid, _sigmoid)
+TANH = Pointwise("tanh", torch.tanh, _tanh)
+GELU = Pointwise("gelu", functional.gelu, _gelu)
 
 POINTWISE: dict[Any, Pointwise] = {
     nn.SiLU: SILU, functional.silu: SILU,

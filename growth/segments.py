@@ -94,7 +94,7 @@ def lower(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
         elif step.kind == "add":
             layers.append(Sum(step.inputs, index))
         else:
-            layers.append(Fixed(step.inputs, index, _call(step)))
+            layers.append(Fixed(step.inputs, index, call_of(step)))
     return layers
 
 
@@ -166,7 +166,8 @@ def _affine(model: nn.Module, step: Step) -> tuple[Tensor, Tensor]:
     return scale, -mean * scale
 
 
-def _call(step: Step) -> partial[Tensor]:
+def call_of(step: Step) -> partial[Tensor]:
+    """What a pooling, flatten or class score computes."""
     if step.kind == "flatten":
         return partial(torch.flatten, start_dim=1)
     if step.window is not None:

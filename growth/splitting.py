@@ -94,12 +94,12 @@ class SplittingProduct:
 
     @staticmethod
     def _one(segment: Segment, v: Tensor, batch: Prepared) -> Tensor:
-        if not segment.layers or not v.any():
+        if not segment.layers or not torch.linalg.vector_norm(v):
             return torch.zeros_like(v)
         return segment.product(v, batch.values, batch.saved)
 
     def _checked(self, group: int, number: int, product: Tensor) -> Tensor:
-        if not torch.isfinite(product).all():
+        if not torch.isfinite(product.sum()):  # one pass: a sum with a NaN or infinity is not finite
             producers = ", ".join(self.graph.groups[group].producers)
             raise FloatingPointError(f"the splitting product of group {group} ({producers}) is not finite on batch {number}")
         return product
@@ -146,6 +146,7 @@ class SplittingProduct:
         return values
 
     def _bend(self, layer: Bend, y: Tensor, gradient: Tensor) -> Saved:
-        phi = layer.pointwise
-        bend = self.curvature(y).mul_(gradient) if phi.bend is None else phi.bend(y, gradient)
-        return (bend,) if layer.last else (bend, phi.slope(y))
+        """g * phi'' and, where something behind it bends too, phi'."""
+        slope, second = layer.pointwise.derivatives(y)
+        bend = (self.curvature(y) if second is None else second).mul_(gradient)
+        return (bend,) if layer.last else (bend, slope)
