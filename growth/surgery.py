@@ -68,7 +68,6 @@ def widen(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: 
     """
     _check(model, graph, splits, step)
     wider = copy.deepcopy(model)
-    wider.zero_grad(set_to_none=True)
     sources: _Sources = {}
     for split in splits:
         _split_rows(wider, graph.groups[split.group], split, step, sources)
