@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from costs.model import Cost, CostName, Kind
@@ -100,7 +100,6 @@ class CostTable:
         self._widths: dict[_Key, _Widths] = defaultdict(_Widths)
         for shape, setting, quantity in self._entries:
             self._widths[_without_widths(shape), setting, quantity].add(shape)
-        self._interpolated: dict[_Key, CostEntry] = {}  # answers already worked out: selection asks for the same shapes again and again
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,11 +113,7 @@ class CostTable:
 
     def entry(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
         """The measured entry, or one of kind ``interpolated`` from the next measured widths.  NoCost beyond what was measured."""
-        key = (shape, setting, quantity)
-        found = self._entries.get(key) or self._interpolated.get(key)
-        if found is None:
-            found = self._interpolated[key] = self._step(shape, setting, quantity)
-        return found
+        return self._entries.get((shape, setting, quantity)) or self._step(shape, setting, quantity)
 
     def calibration(self, quantity: CostName, setting: Setting) -> Calibration:
         """The calibration of a quantity in a setting.  NoCost if that setting was never anchored."""
@@ -176,6 +171,7 @@ class TableCost:
     table: CostTable
     quantity: CostName
     setting: Setting
+    _known: dict[LayerShape, Cost] = field(default_factory=dict, init=False, repr=False, compare=False)  # selection asks again and again
 
     @property
     def name(self) -> CostName:
@@ -187,10 +183,13 @@ class TableCost:
 
     def layer(self, shape: LayerShape) -> Cost:
         """What this layer adds to a network.  NoCost if the table does not reach it."""
-        scale = self.table.calibration(self.quantity, self.setting).scale
-        entry = self.table.entry(shape, self.setting, self.quantity)
-        low, high = entry.interval
-        return Cost(scale * entry.value, self.unit, "calibrated_sum", scale * low, scale * high)
+        known = self._known.get(shape)
+        if known is None:
+            scale = self.table.calibration(self.quantity, self.setting).scale
+            entry = self.table.entry(shape, self.setting, self.quantity)
+            low, high = entry.interval
+            known = self._known[shape] = Cost(scale * entry.value, self.unit, "calibrated_sum", scale * low, scale * high)
+        return known
 
     def network(self, shapes: Sequence[LayerShape]) -> Cost:
         """The sum over the layers.  NoCost if the table does not reach one of them."""
@@ -222,9 +221,11 @@ class _Widths:
         """Each axis rounded up to the next measured width.  Where just that pair is missing, the smallest pair that covers it."""
         inputs, outputs = self._axes()
         first, second = bisect_left(inputs, shape.in_channels), bisect_left(outputs, shape.out_channels)
-        covering = (self.shapes.get((i, o)) for i in inputs[first:] for o in outputs[second:])
-        if first < len(inputs) and second < len(outputs) and (found := self.shapes.get((inputs[first], outputs[second]))):
+        if first == len(inputs) or second == len(outputs):
+            return None
+        if found := self.shapes.get((inputs[first], outputs[second])):
             return found
+        covering = (self.shapes.get((i, o)) for i in inputs[first:] for o in outputs[second:])
         return min((s for s in covering if s), key=lambda s: (s.in_channels * s.out_channels, s), default=None)
 
     def below(self, shape: LayerShape) -> LayerShape | None:

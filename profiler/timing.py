@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -62,7 +63,7 @@ class Session(Generic[Key]):
     """All results of one interleaved run.
 
     ``drift`` is the change of the sentinel's median from the first half of the rounds to the second, relative; None without enough
-    readings.
+    readings.  ``rounds`` counts those that visited every subject.
     """
 
     results: dict[Key, Measurement]
@@ -158,7 +159,7 @@ def interleave(
             if should_stop() or clock() - start > OVERTIME * seconds:
                 break
             any(subject.visit(meter) for _ in range(ATTEMPTS))
-        rounds += 1
+        rounds += turn is everyone
 
     results = {key: measured for key, subject in subjects.items() if (measured := subject.measurement())}
     missing = {key: _no_result(subject, seconds) for key, subject in subjects.items() if key not in results}
@@ -187,14 +188,20 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
     The r-th smallest and r-th largest of n independent samples enclose the median with probability 1 - 2 P(Binomial(n, 1/2) < r); the
     largest r that keeps ``confidence`` is taken.  Five samples reach 93.75 % at most: their whole range.
     """
-    ordered, n = sorted(samples), len(samples)
-    tail, rank = 0.5**n, 1  # P(B < 1); the interval from the rank-th smallest to the rank-th largest
+    ordered, rank = sorted(samples), _rank(len(samples), confidence)
+    return ordered[rank - 1], ordered[-rank]
+
+
+@cache
+def _rank(n: int, confidence: float) -> int:
+    """The largest such r, at least 1."""
+    tail, rank = 0.5**n, 1  # P(Binomial(n, 1/2) < rank)
     while rank < (n + 1) // 2:
         tail += math.comb(n, rank) * 0.5**n
         if 2 * tail > 1 - confidence:
             break
         rank += 1
-    return ordered[rank - 1], ordered[n - rank]
+    return rank
 
 
 def _drift(readings: Sequence[float]) -> float | None:
