@@ -17,7 +17,7 @@ from growth.optimizer import carry
 from growth.surgery import ChannelMap, Split, widen
 
 torch.set_num_threads(1)
-NETWORK = Network("mobilenet_v2", default_widths("mobilenet_v2", 0.05), 12, 1, 4)
+NETWORK = Network("mobilenet_v1", default_widths("mobilenet_v1", 0.02), 12, 1, 4)
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, object]]], Optimizer]] = {
     "sgd": lambda groups: SGD(groups, lr=0.1, momentum=0.9, nesterov=True),

@@ -179,7 +179,7 @@ def test_family_is_preserved_at_step_zero(family: Family, train: bool) -> None:
     assert find_groups(wider, inputs[:1]).wiring == replace(network, widths=tuple(w + 2 for w in network.widths)).wiring()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_repeated_splits_of_any_channels_preserve_the_function(data: st.DataObject) -> None:
     family = data.draw(st.sampled_from(FAMILIES))
