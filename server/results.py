@@ -18,8 +18,8 @@ from store.views import Artifact
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
 REPORT = "report.json"
-LOG_BYTES: dict[str, Any] = {"content": {"*/*": {}}}  # of the media type it was registered with
-MAX_LOG_BYTES: dict[str, Any] = {"content": {"*/*": {}}}  # of the media type it was registered with
+LOG_BYTES = 65_536
+MAX_LOG_BYTES = 1_048_576
 
 _LOG_HEADERS = {
     "Wattle-Log-Offset": {"schema": {"type": "integer"}, "description": "offset of the first byte sent"},
