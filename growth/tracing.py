@@ -94,6 +94,9 @@ def _symbolic(model: nn.Module) -> fx.GraphModule:
         raise TraceError(
             f"{where} can't be traced: {error}; write its forward without control flow that depends on tensors, and with one input"
         ) from error
+    second = [str(node.target) for node in graph.nodes if node.op == "placeholder" and node.users][1:]
+    if second:
+        raise TraceError(f"the model has a second input '{second[0]}'; only models with one input can be followed")
     return fx.GraphModule(model, graph)
 
 
@@ -102,6 +105,7 @@ class _Shapes(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
+        self.extra_traceback = False  # our own error says where
         self.found: dict[fx.Node, tuple[int, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -134,8 +138,6 @@ class _Steps:
 
     def _lower(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            if self.steps:
-                raise TraceError(f"the model has a second input '{node.target}'; only models with one input can be followed")
             self.add(node, "image", ())
             return
         module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
