@@ -33,7 +33,9 @@ class Sweep:
 
 
 def largest_widths(widths: Sequence[int], max_growth: float) -> tuple[int, ...]:
-    """The widest each group may become."""
+    """The widest each group may become.  ValueError when ``max_growth`` would shrink them."""
+    if not max_growth >= 1:
+        raise ValueError(f"max_growth is {max_growth}; it is the largest multiple of a width to measure: give at least 1")
     return tuple(min(MAX_WIDTH, int(width * max_growth)) for width in widths)
 
 

@@ -77,6 +77,8 @@ def test_depthwise_layers_are_also_measured_off_the_grid() -> None:
 
 def test_no_group_grows_beyond_the_widest_a_network_may_be() -> None:
     assert largest_widths((10, 3000), 2.5) == (25, MAX_WIDTH)
+    with pytest.raises(ValueError, match=r"max_growth is 0\.5"):
+        largest_widths((10,), 0.5)
 
 
 def test_a_tiny_sweep_on_this_machine_gives_dated_entries() -> None:

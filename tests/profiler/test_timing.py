@@ -102,7 +102,8 @@ def test_disturbed_readings_are_taken_again_and_counted_but_not_used() -> None:
     world.disturbed = lambda n: "throttled" if n % 2 else None
     work = {"a": world.work("a", lambda: 5e-3 if world.windows % 2 == 0 else 1e-3)}
     measured = interleave(work, world, seconds=10, clock=world.clock).results["a"]
-    assert (measured.median, measured.repetitions, measured.rejected) == (pytest.approx(1.0), 5, 5)
+    assert measured.median == pytest.approx(1.0)
+    assert (measured.repetitions, measured.rejected) == (5, 5)
 
 
 def test_with_fewer_than_five_valid_readings_there_is_no_result_but_a_reason() -> None:
