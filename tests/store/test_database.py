@@ -75,6 +75,33 @@ def test_a_writer_waits_for_its_turn(db: Database) -> None:
     assert jobs.count_by_state(db) == {"queued": 10}
 
 
+def test_reading_first_and_writing_later_never_fails(url: str) -> None:
+    """As from two processes: without BEGIN IMMEDIATE SQLite refuses the second of them, and no waiting helps."""
+    failures: list[BaseException] = []
+
+    def count_up() -> None:
+        db = Database(url)
+        try:
+            for _ in range(25):
+                with db.transaction() as session:
+                    row = session.scalars(select(JobRow).with_for_update()).one()
+                    row.max_attempts += 1
+        except BaseException as error:
+            failures.append(error)
+        db.close()
+
+    db = Database(url)
+    job = jobs.submit(db, "growth", "a", {}, "growth", 1)[0]
+    threads = [threading.Thread(target=count_up) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert jobs.get(db, job.id).max_attempts == 76
+    db.close()
+
+
 def test_a_locked_file_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("store.database.BUSY_TIMEOUT_SECONDS", 0.1)
     db = Database(f"sqlite:///{tmp_path / 'wattle.sqlite'}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from costs.table import CostTable
-from store import devices, jobs
+from store import devices, jobs, leases
 from store.database import Database
 
 CLAIM_ALL = """
@@ -136,6 +137,22 @@ def test_reaped_job_waits_again_then_fails_as_lost_worker(db: Database, lose_lea
     tries = jobs.attempts(db, job.id)
     assert [(a.number, a.worker, a.cause) for a in tries] == [(i, f"worker-{i}", "lost_worker") for i in (1, 2, 3)]
     assert all(a.finished_at is not None for a in tries)
+
+
+def test_a_heartbeat_just_before_the_reaper_saves_the_job(
+    db: Database, lose_leases: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = claimed(db)
+    lose_leases()
+    reap_one = leases._reap_one
+
+    def heartbeat_first(*arguments: Any) -> bool:
+        jobs.heartbeat(db, lease)
+        return reap_one(*arguments)
+
+    monkeypatch.setattr(leases, "_reap_one", heartbeat_first)
+    assert jobs.reap(db) == []
+    assert jobs.get(db, lease.job.id).state == "running"
 
 
 def test_reaper_honours_a_cancel(db: Database, lose_leases: Callable[[], None]) -> None:
