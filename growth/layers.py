@@ -96,33 +96,14 @@ class Depthwise(Channelwise):
 
 
 @dataclass(frozen=True, slots=True)
-class Affine(Channelwise):
-    """A frozen norm that could not be folded."""
-
-    scale: Tensor  # broadcasts against the values
-    shift: Tensor
-
-    def value(self, x: Sequence[Tensor]) -> Tensor:
-        return torch.addcmul(self.shift, x[0], self.scale)
-
-    def tangent(self, t: Sequence[Tensor], _saved: Saved) -> Tensor:
-        return t[0] * self.scale
-
-    def adjoint(self, r: Tensor, _t: Sequence[Tensor], _saved: Saved) -> tuple[Tensor, ...]:
-        return (r.mul_(self.scale),)
-
-
-@dataclass(frozen=True, slots=True)
 class Bend(Channelwise):
     """A pointwise function phi: the one place where curvature arises.
 
-    Saved are g * phi'' and, unless nothing behind it bends (``last``), phi'.  ``alone`` says that nothing else reads its input, whose
-    tangent may then be overwritten.
+    Saved are g * phi'' and, unless nothing behind it bends (``last``), phi'.  It alone reads its input, as the tail of a unit.
     """
 
     pointwise: Pointwise
     last: bool
-    alone: bool
 
     def value(self, x: Sequence[Tensor]) -> Tensor:
         return self.pointwise.value(x[0])
@@ -134,8 +115,8 @@ class Bend(Channelwise):
         return (r.mul_(saved[1]).addcmul_(saved[0], t[0]),)
 
     def adjoint_of_last(self, t: Tensor, saved: Saved) -> tuple[Tensor, ...]:
-        """As ``adjoint`` where no gradient arrives from behind."""
-        return (t.mul_(saved[0]) if self.alone else t * saved[0],)
+        """As ``adjoint`` where no gradient arrives from behind; overwrites ``t``, which nothing else reads."""
+        return (t.mul_(saved[0]),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +135,7 @@ class Sum(Channelwise):
 
 @dataclass(frozen=True, slots=True)
 class Fixed(Channelwise):
-    """A pooling, flatten or class score: without weights, and linear at its saved input."""
+    """A pooling, flatten or class score: without weights, and linear near its saved input."""
 
     call: Callable[[Tensor], Tensor]
 
@@ -162,12 +143,17 @@ class Fixed(Channelwise):
         return self.call(x[0])
 
     def tangent(self, t: Sequence[Tensor], saved: Saved) -> Tensor:
-        tangent: Tensor = torch.func.jvp(self.call, saved, (t[0],))[1]
-        return tangent
+        with torch.enable_grad():  # the transpose of the transpose; forward-mode autograd would load half a compiler
+            x = saved[0].detach().requires_grad_()
+            y = self.call(x)
+            r = torch.zeros_like(y, requires_grad=True)
+            (pulled,) = torch.autograd.grad(y, x, r, create_graph=True)
+            return torch.autograd.grad(pulled, r, t[0])[0]
 
     def adjoint(self, r: Tensor, _t: Sequence[Tensor], saved: Saved) -> tuple[Tensor, ...]:
-        pull = torch.func.vjp(self.call, *saved)[1]
-        return tuple(pull(r))
+        with torch.enable_grad():
+            x = saved[0].detach().requires_grad_()
+            return torch.autograd.grad(self.call(x), x, r)
 
 
 def _rows(weight: Tensor, scale: Tensor | None) -> Tensor:

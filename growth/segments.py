@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from growth.groups import ChannelGraph
-from growth.layers import Affine, Bend, Channelwise, Depthwise, Fixed, Layer, Mix, Saved, Sum, Window
+from growth.layers import Bend, Channelwise, Depthwise, Fixed, Layer, Mix, Saved, Sum, Window
 from growth.tracing import Step
 
 
@@ -76,21 +76,14 @@ def lower(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
     readers = _readers(graph.steps)
     bending = _bending(graph)
     layers: list[Layer] = []
-    folded: set[int] = set()
     for index, step in enumerate(graph.steps):
-        if step.kind == "image" or index in folded:
+        if step.kind in ("image", "norm"):  # every norm is folded: it has a unit, so a convolution that it alone reads
             continue
         if step.kind in ("mix", "depthwise"):
-            norm = _folds(graph.steps, readers, index)
-            folded |= {norm} if norm is not None else set()
-            layers.append(_convolution(model, graph.steps, index, norm))
+            layers.append(_convolution(model, graph.steps, index, _norm_behind(graph.steps, readers[index])))
         elif step.kind == "pointwise":
             assert step.pointwise is not None
-            alone = len(readers[step.inputs[0]]) == 1
-            layers.append(Bend(step.inputs, index, step.pointwise, index not in bending, alone))
-        elif step.kind == "norm":
-            scale, shift = (part.view(-1, *[1] * (len(step.shape) - 1 - step.axis)) for part in _affine(model, step))
-            layers.append(Affine(step.inputs, index, scale, shift))
+            layers.append(Bend(step.inputs, index, step.pointwise, index not in bending))
         elif step.kind == "add":
             layers.append(Sum(step.inputs, index))
         else:
@@ -133,9 +126,9 @@ def _bending(graph: ChannelGraph) -> set[int]:
     return bending
 
 
-def _folds(steps: Sequence[Step], readers: list[list[int]], index: int) -> int | None:
-    """The norm that can be folded into step ``index``: the only thing that reads it."""
-    return readers[index][0] if len(readers[index]) == 1 and steps[readers[index][0]].kind == "norm" else None
+def _norm_behind(steps: Sequence[Step], readers: list[int]) -> int | None:
+    """The norm among the ``readers`` of a convolution, if there is one."""
+    return next((reader for reader in readers if steps[reader].kind == "norm"), None)
 
 
 def _convolution(model: nn.Module, steps: Sequence[Step], index: int, norm: int | None) -> Mix | Depthwise:
