@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from growth.loop import grow as grow
+    from growth.notebook import grow as grow
 
     from wattle.client import Client as Client
     from wattle.client import ProblemError as ProblemError
 
 __all__ = ["Client", "ProblemError", "grow"]
 
-_HOMES = {"Client": "wattle.client", "ProblemError": "wattle.client", "grow": "growth.loop"}
+_HOMES = {"Client": "wattle.client", "ProblemError": "wattle.client", "grow": "growth.notebook"}
 
 
 def __getattr__(name: str) -> object:
