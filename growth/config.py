@@ -48,7 +48,7 @@ class GrowthConfig:
             ("weight_decay", 0, 1),
             ("split_step", 1e-6, 10),
             ("max_growth", 1, 1e6),
-            ("scoring_samples", 1, 10**9),
+            ("scoring_samples", 2, 10**9),
             ("fresh_samples", 2, 10**9),
             ("seed", 0, 2**63 - 1),
         ):

@@ -4,8 +4,8 @@ A run is a function of its network, data, config and number of steps: its random
 number), and the data position is the step.  So a checkpoint holds no generator state, and a resumed run equals an undisturbed one bit
 for bit (on a CPU, with the same torch and threads, and a data set that does not draw from torch's global generator).
 
-Compute is charged in MACs: 3 times the network's for each image trained on, once for each image evaluated, and for scoring as
-``growth.rounds.scoring_macs`` says.  Evaluations for reports (test data, the end) are free.
+Compute is charged in MACs: 3 times the network's for each image trained on, once for each image evaluated or used to settle norms, and
+for scoring as ``growth.rounds.scoring_macs`` says.  Evaluations for reports (test data, the end) are free.
 """
 
 from __future__ import annotations
@@ -45,14 +45,16 @@ from growth.training import (
     fetch,
     learning_rate,
     seeded,
+    settle_norms,
     size,
-)  # fmt: skip
+)
 
 
 class Growth:
     """One run.  Iterate ``events()``; whenever it is suspended at a yield, ``save()`` writes a checkpoint to ``resume()`` from.
 
-    ``step`` training steps have been taken, ``rounds`` are over, ``charged_macs`` have been spent.
+    ``step`` training steps have been taken, ``rounds`` are over, ``charged_macs`` have been spent.  One image through the present
+    network takes ``macs``.
     """
 
     def __init__(self, model: nn.Module, network: Network | None, data: Data, cost_model: CostModel, config: GrowthConfig) -> None:
@@ -114,7 +116,7 @@ class Growth:
     def _train(self, stage: int, until: int) -> Iterator[Step]:
         """Training steps until ``until`` have been taken, or the compute that is allowed has been spent."""
         config, train = self.config, self.data.train
-        check_macs = 0 if self._proposal is None else self.macs * size(self.data.selection)
+        check_macs = 0 if self._proposal is None else self._check_macs()
         while self.step < until and self._affords(self._step_macs() + check_macs):
             rate = learning_rate(config.schedule, config.learning_rate, self._progress())
             batch = fetch(train, batch_indices(size(train), config.batch_size, config.seed, self.step))
@@ -125,11 +127,11 @@ class Growth:
 
     def _split(self, number: int) -> Scored:
         """Score on a seeded sample, select within the round's share of the budget, split; the parent stays for a roll-back."""
-        started, config, wiring = time.monotonic(), self.config, self.graph.wiring
+        started, config, wiring, cost_before = time.monotonic(), self.config, self.graph.wiring, self._cost()
+        scoring, fresh = rounds.scoring_batches(self.data.train, config, number)
+        loss_before = self._settled(number).loss
         if number == 1:
             self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
-        loss_before, cost_before = self._selection_loss(), self._cost()
-        scoring, fresh = rounds.scoring_batches(self.data.train, config, number)
         scores = SCORERS[config.scorer](self.model, self.graph, scoring, [], cross_entropy, seeded(config.seed, "scoring", number))
         self.charged_macs += self._scoring_macs()
         gains = rounds.gains(scores, config.split_step)
@@ -169,8 +171,9 @@ class Growth:
 
     def _check(self) -> Round:
         """Close the round; roll its split back if the loss on the selection data is worse than before."""
-        proposal, after = self._proposal, self._judge()
+        proposal = self._proposal
         assert proposal is not None
+        after = self._settled(proposal.number)
         rolled_back = self._parent is not None and after.loss > proposal.loss_before
         if self._parent is not None and rolled_back:
             self._adopt(self._parent)
@@ -200,11 +203,6 @@ class Growth:
         return replace(self._network, widths=self.graph.wiring.widths)
 
     @property
-    def macs(self) -> int:
-        """MACs of one image through the present network."""
-        return int(Macs().network(self.graph.wiring.shapes()).value)
-
-    @property
     def total_steps(self) -> int:
         """Steps of the whole run.  With a compute limit this is a plan until the last round is over, and exact from then on."""
         limit, planned = self.config.compute_limit_macs, self.config.growth_steps + self.config.final_steps
@@ -224,8 +222,7 @@ class Growth:
         """A round is open, or there is one to come and compute for it: widths at most double, so MACs at most quadruple."""
         if self._proposal is not None or len(self.rounds) == self.config.rounds:
             return self._proposal is not None
-        evaluations = self.macs * (1 + 4) * (size(self.data.selection) + self.config.fresh_samples)
-        return self._affords(self._scoring_macs() + evaluations)
+        return self._affords(self._scoring_macs() + (1 + 4) * (self._check_macs() + self.macs * self.config.fresh_samples))
 
     def _affords(self, macs: int) -> bool:
         limit = self.config.compute_limit_macs
@@ -233,6 +230,9 @@ class Growth:
 
     def _step_macs(self) -> int:
         return 3 * self.macs * min(self.config.batch_size, size(self.data.train))
+
+    def _check_macs(self) -> int:
+        return self.macs * (self.config.scoring_samples + size(self.data.selection))
 
     def _scoring_macs(self) -> int:
         fan_ins = [theta.shape[1] for theta in parents(self.model, self.graph)]
@@ -244,17 +244,17 @@ class Growth:
     def _seed_cost(self) -> float:
         return self.cost_model.network(self.graph.wiring.shapes(self.seed_widths)).value
 
-    def _selection_loss(self) -> float:
-        """Loss on the selection data; the last round has evaluated it already."""
-        if not self.rounds:
-            return self._judge().loss
-        last = self.rounds[-1]
-        return last.loss_before if last.rolled_back else last.loss_after
+    def _settled(self, number: int) -> Evaluation:
+        """Evaluation on the selection data, with norm statistics that fit the present weights."""
+        settling, _ = rounds.scoring_batches(self.data.train, self.config, number)
+        settle_norms(self.model, settling)
+        self.charged_macs += self.macs * self.config.scoring_samples
+        return self._judge()
 
     def _judge(self, data: list[Batch] | None = None) -> Evaluation:
         """A charged evaluation, by default on the selection data."""
-        config = self.config
-        result = evaluate(self.model, self.data.selection, config.batch_size) if data is None else evaluate_batches(self.model, data)
+        batch_size = self.config.batch_size
+        result = evaluate(self.model, self.data.selection, batch_size) if data is None else evaluate_batches(self.model, data)
         self.charged_macs += self.macs * result.samples
         return result
 
@@ -262,6 +262,7 @@ class Growth:
         """Go on with this model and optimizer."""
         self.learner = learner
         self.graph = find_groups(learner.model, fetch(self.data.train, range(2))[0])
+        self.macs = int(Macs().network(self.graph.wiring.shapes()).value)
 
     # Checkpoints
 

@@ -153,7 +153,7 @@ def test_a_round_that_makes_things_worse_is_rolled_back_to_its_parent() -> None:
     growth = Growth.start(SEED, MISLEADING, Macs(), replace(CONFIG, rounds=1, schedule="cosine"))
     for event in growth.events():
         if isinstance(event, Step) and event.round == 0:
-            parent = {name: tensor.clone() for name, tensor in growth.learner.tensors().items()}
+            parent = {name: tensor.clone() for name, tensor in growth.learner.tensors().items() if ".running_" not in name}
         if isinstance(event, Round):
             assert event.rolled_back
             assert sum(event.split_counts) > 0
@@ -161,8 +161,7 @@ def test_a_round_that_makes_things_worse_is_rolled_back_to_its_parent() -> None:
             assert event.reason.endswith(f"rolled back: the loss rose from {event.loss_before:.6g} to {event.loss_after:.6g}")
             assert event.widths_after == event.widths_before == growth.network.widths
             restored = growth.learner.tensors()
-            assert restored.keys() == parent.keys()
-            assert all(torch.equal(tensor, restored[name]) for name, tensor in parent.items())
+            assert all(torch.equal(tensor, restored[name]) for name, tensor in parent.items() if "num_batches" not in name)
 
 
 def test_a_round_without_negative_index_splits_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,13 +226,12 @@ def test_scoring_is_charged_for_at_least_the_products_it_makes(scorer: str, monk
 def test_compute_is_charged_by_the_rules() -> None:
     growth = start(rounds=1)
     list(growth.events())
-    before, after = SEED_MACS, SEED_MACS
     closed = growth.rounds[0]
     tried = [width + count for width, count in zip(closed.widths_before, closed.split_counts, strict=True)]
     before, wide, after = (Macs().network(SEED.wiring().shapes(widths)).value for widths in ((4, 4), tried, closed.widths_after))
     training = 3 * 16 * (3 * before + 3 * wide + 3 * after)
     scoring = before * (32 * (3 + 2 * 6) + 16 * 5)
-    evaluations = 24 * (before + wide) + 16 * (before + wide)
+    evaluations = (32 + 24) * (before + wide) + 16 * (before + wide)  # norms settled, selection data; fresh images
     assert growth.charged_macs == training + scoring + evaluations
 
 

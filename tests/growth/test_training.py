@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, TensorDataset
 
 from growth.config import GrowthConfig
-from growth.training import Learner, NotANumber, batch_indices, batches, evaluate, fetch, learning_rate, seeded
+from growth.training import Learner, NotANumber, batch_indices, batches, evaluate, fetch, learning_rate, seeded, settle_norms
 
 
 def images(count: int, seed: int = 0) -> TensorDataset:
@@ -128,6 +128,21 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_keeps_the_mode() -> No
     model.eval()
     with torch.no_grad():
         assert whole.loss == pytest.approx(cross_entropy(model(data.tensors[0]), data.tensors[1]).item())
+
+
+def test_settled_norms_hold_the_mean_statistics_and_change_nothing_else() -> None:
+    model, data = small(), [fetch(images(12), range(start, start + 6)) for start in (0, 6)]
+    model[0].eval()
+    before = copy.deepcopy(model.state_dict())
+    settle_norms(model, [*data, fetch(images(12), [0])])  # a single image is left out
+    inputs = [model[0](x).detach() for x, _ in data]
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert torch.allclose(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0), atol=1e-6)  # type: ignore[arg-type]
+    assert torch.allclose(norm.running_var, torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in inputs]).mean(0))  # type: ignore[arg-type]
+    assert (norm.momentum, norm.training, model[0].training, model.training) == (0.1, True, False, True)
+    for name, tensor in model.state_dict().items():
+        assert name.startswith("1.running_") or name == "1.num_batches_tracked" or torch.equal(tensor, before[name])
 
 
 @pytest.mark.parametrize(
