@@ -40,7 +40,7 @@ def explain(error: Exception, data_dir: Path) -> tuple[Cause, str]:
 
 def _out_of_memory(error: Exception) -> bool:
     # torch's CPU allocator raises a plain RuntimeError
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator: not enough memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _disk_full(error: Exception) -> bool:

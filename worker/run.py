@@ -46,6 +46,7 @@ def run_growth(attempt: Attempt) -> None:
     prices = _prices(attempt, spec, admitted.setting)
     sets = data.load(spec.data, attempt.settings, spec.training.seed)
     config = growth_config(spec, sets)
+    attempt.stop_if_asked()
 
     runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, ("grown", *spec.controls))
     grown = runs.train("grown", admitted.network, config)

@@ -17,7 +17,7 @@ from store import jobs
 from store.database import Database
 from store.settings import Settings
 from wattle.up import Service, up
-from worker.processes import Identity
+from worker.processes import Identity, members
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 # enough steps for a fault to strike in the middle; a device that is not here, so that nothing is measured
@@ -27,10 +27,9 @@ SPEC: dict[str, Any] = {
     "network": {"family": "plain", "widths": [4, 6]},
     "growth": {"rounds": 1, "scoring_samples": 64, "fresh_samples": 32},
     "budget": {"cost": "macs", "limit": 20_000, "device": "elsewhere"},
-    "training": {"epochs_per_round": 5, "final_epochs": 10, "batch_size": 32},
+    "training": {"epochs_per_round": 3, "final_epochs": 6, "batch_size": 32},
     "controls": [],
 }
-SHORT = {"training": {"epochs_per_round": 0.1, "final_epochs": 0.1}}
 WAIT_SECONDS = 100.0
 
 
@@ -93,6 +92,11 @@ class Running:
         worker = self.service.pids["worker-1"]
         found = {"training child": child, "pool child": children(worker)[0], "worker": worker, "server": self.service.pids["server"]}
         return found[name]
+
+    def processes_of(self, job_id: str) -> list[int]:
+        """Every living process that was started for this job: the training child is told of no other."""
+        notes = (self.service.settings.data_dir / "pids").glob(f"{job_id}-*.json")
+        return [member for note in notes for member in members(int(note.stem.rpartition("-")[2]))]
 
 
 def settings_for(folder: Path) -> Settings:
