@@ -39,5 +39,5 @@ if given is not None:
     run(given)
 else:
     database = Database(Settings().database)
-    with database.engine.begin() as own:
+    with database.migrating() as own:
         run(own)

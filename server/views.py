@@ -213,6 +213,7 @@ class DeviceView(_View):
     calibrations: int = Field(description="quantities and settings that whole networks were measured for")
     registered_at: datetime
     measured_at: datetime | None
+    measured_fingerprint: dict[str, Any] | None = Field(description="what the device was when its table was last measured")
 
     @classmethod
     def of(cls, device: Device) -> Self:

@@ -90,6 +90,12 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to the newest revision.  Safe when several processes start at once."""
+        with self.migrating() as connection:
+            command.upgrade(alembic_config(connection), "head")
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A connection in a transaction for changing tables; only one process at a time holds one."""
         with _translated(), self.engine.connect() as connection:
             if self.backend == "sqlite":
                 # A table that is rebuilt by a migration must not take its children along; the pragma works outside a transaction only.
@@ -97,7 +103,7 @@ class Database:
             with connection.begin():
                 if self.backend == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-                command.upgrade(alembic_config(connection), "head")
+                yield connection
             connection.invalidate()
 
     def check_revision(self) -> None:
@@ -107,7 +113,7 @@ class Database:
             revision = MigrationContext.configure(connection).get_current_revision()
         if revision != head:
             raise SchemaMismatch(
-                f"the database is at revision {revision}; this version needs {head}; run `wattle migrate` with this version, "
+                f"the database is at revision {revision}; this version needs {head}; run `python -m migrations` with this version, "
                 "or start the version that made the database"
             )
 

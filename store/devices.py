@@ -59,6 +59,7 @@ def save_table(db: Database, lease: Lease | None, table: CostTable) -> int:
         _upsert(session, CalibrationRow, [_calibration_values(table.device, c) for c in table.calibrations], "calibration")
         row.table_version += 1
         row.measured_at = database_time()
+        row.measured_fingerprint = row.fingerprint
         session.flush()
         return row.table_version
 
@@ -79,7 +80,9 @@ def _view(session: Session, name: str) -> Device:
     entries, calibrations = (
         session.scalar(select(func.count()).select_from(table).where(table.device == name)) or 0 for table in (CostEntryRow, CalibrationRow)
     )
-    return Device(row.name, row.fingerprint, row.table_version, entries, calibrations, row.registered_at, row.measured_at)
+    return Device(
+        row.name, row.fingerprint, row.table_version, entries, calibrations, row.registered_at, row.measured_at, row.measured_fingerprint
+    )
 
 
 def _entry_values(name: str, entry: CostEntry) -> dict[str, Any]:

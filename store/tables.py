@@ -177,6 +177,7 @@ class DeviceRow(Base):
     table_version: Mapped[int] = mapped_column(default=0)
     registered_at: Mapped[datetime] = mapped_column(default=database_time())
     measured_at: Mapped[datetime | None]
+    measured_fingerprint: Mapped[dict[str, Any] | None] = mapped_column(JsonData)
 
 
 class CostEntryRow(Base):

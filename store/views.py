@@ -153,7 +153,8 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device, and how much its cost table holds."""
+    """A device, and how much its cost table holds.  ``fingerprint`` is what it is now, ``measured_fingerprint`` what it was when its table
+    was last saved: where they differ, the table's numbers are those of another machine."""
 
     name: str
     fingerprint: dict[str, Any]
@@ -162,3 +163,4 @@ class Device:
     calibrations: int
     registered_at: datetime
     measured_at: datetime | None
+    measured_fingerprint: dict[str, Any] | None

@@ -115,7 +115,7 @@ def test_a_fault_of_the_server_is_a_problem_document_too(client: TestClient, mon
 
 def test_database_of_another_version_is_refused(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, broker_url="memory://")
-    with pytest.raises(SchemaMismatch, match="wattle migrate"), TestClient(create_app(settings)):
+    with pytest.raises(SchemaMismatch, match="python -m migrations"), TestClient(create_app(settings)):
         pass
 
 

@@ -30,7 +30,12 @@ def calibration(scale: float, setting: Setting = SETTING) -> Calibration:
 
 def test_a_table_comes_back_equal(db: Database) -> None:
     registered = devices.register(db, "pi-4", FINGERPRINT)
-    assert (registered.name, registered.fingerprint, registered.table_version, registered.measured_at) == ("pi-4", FINGERPRINT, 0, None)
+    assert (registered.name, registered.fingerprint, registered.table_version, registered.measured_fingerprint) == (
+        "pi-4",
+        FINGERPRINT,
+        0,
+        None,
+    )
     table = CostTable("pi-4", [entry(CONV, 0.25), entry(LINEAR, 0.125)], [calibration(1.0625)])
     assert devices.save_table(db, None, table) == 1
     loaded = devices.load_table(db, "pi-4")
@@ -69,6 +74,7 @@ def test_registering_again_renews_the_fingerprint_and_keeps_the_table(db: Databa
     devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0)]))
     again = devices.register(db, "pi-4", {"cpu": "another"})
     assert (again.fingerprint, again.table_version, again.entries) == ({"cpu": "another"}, 1, 1)
+    assert again.measured_fingerprint == FINGERPRINT, "what its numbers were measured on is not forgotten"
 
 
 def test_an_unknown_device_is_named(db: Database) -> None:

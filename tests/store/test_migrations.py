@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +14,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import inspect, text
 
-from store import jobs
+from store import devices, jobs
 from store.database import Database, SchemaMismatch, alembic_config
 from store.tables import Base
 
@@ -39,8 +43,8 @@ def schema(db: Database) -> dict[str, Any]:
     }
 
 
-def move(db: Database, revision: str) -> None:
-    step = command.downgrade if revision == "base" else command.upgrade
+def move(db: Database, revision: str, down: bool = False) -> None:
+    step = command.downgrade if down else command.upgrade
     with db.engine.begin() as connection:
         step(alembic_config(connection), revision)
 
@@ -52,7 +56,7 @@ def test_migrated_tables_are_the_programs_tables(empty_url: str) -> None:
     with db.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
-    move(db, "base")
+    move(db, "base", down=True)
     Base.metadata.create_all(db.engine)
     created = schema(db)
     db.close()
@@ -69,10 +73,25 @@ def test_up_down_up_with_rows_inside(empty_url: str) -> None:
     db.migrate()
     db.check_revision()
     assert jobs.get(db, job.id) == job, "migrating to where one is changes nothing"
-    move(db, "base")
+    move(db, "base", down=True)
     assert set(inspect(db.engine).get_table_names()) <= {"alembic_version"}
     move(db, "head")
     assert jobs.find(db) == []
+    db.close()
+
+
+def test_each_revision_goes_up_and_down_with_rows_inside(empty_url: str) -> None:
+    db = Database(empty_url)
+    db.migrate()
+    job, _ = jobs.submit(db, "growth", "a", {"x": 1}, "growth", 3)
+    devices.register(db, "pi-4", {"cpu": "some CPU"})
+    revisions = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
+    for revision in revisions[1:]:  # newest first
+        move(db, revision, down=True)
+    for revision in reversed(revisions):
+        move(db, revision)
+    assert jobs.get(db, job.id) == job, "the first revision is never undone here, so its rows must live through the rest"
+    assert devices.device(db, "pi-4").fingerprint == {"cpu": "some CPU"}
     db.close()
 
 
@@ -113,9 +132,13 @@ def test_replicas_may_migrate_at_once(empty_url: str) -> None:
     assert errors == []
 
 
-def test_the_alembic_command_uses_the_settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_alembic_command_uses_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATTLE_DATA_DIR", str(tmp_path))
     command.upgrade(alembic_config(), "head")
-    engine = create_engine(f"sqlite:///{tmp_path / 'wattle.sqlite'}")
-    assert "jobs" in inspect(engine).get_table_names()
-    engine.dispose()
+    Database(f"sqlite:///{tmp_path / 'wattle.sqlite'}").check_revision()
+
+
+def test_migrations_can_be_run_by_name(tmp_path: Path) -> None:
+    environment = {**os.environ, "WATTLE_DATA_DIR": str(tmp_path), "WATTLE_DATABASE_URL": ""}
+    subprocess.run([sys.executable, "-m", "migrations"], env=environment, check=True)
+    Database(f"sqlite:///{tmp_path / 'wattle.sqlite'}").check_revision()
