@@ -63,7 +63,9 @@ class GrowthSpec(_Spec):
 
     scorer: ScorerName = Field(default="splitting", description="how channels are scored")
     rounds: int = Field(default=3, ge=1, le=50, description="growth rounds")
-    split_step: float = Field(default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm")
+    split_step: float = Field(
+        default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
+    )
     max_growth: float = Field(default=4.0, gt=1, le=64, description="no channel group grows beyond this multiple of its seed width")
     scoring_samples: int = Field(default=512, ge=16, le=1_000_000, description="training images used to find splitting directions")
     fresh_samples: int = Field(default=256, ge=16, le=1_000_000, description="other images used to predict the gain of those directions")
