@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -24,8 +24,8 @@ def emit(session: Session, job_id: str, kind: EventType, payload: dict[str, Any]
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ORDER_LOCK})
     if kind == "progress":
         session.execute(delete(EventRow).where(EventRow.job_id == job_id, EventRow.type == "progress"))
-    session.add(EventRow(job_id=job_id, type=kind, payload=payload))
-    session.flush()
+    # a plain insert takes half the time of a unit of work, and this is part of every write
+    session.execute(insert(EventRow).values(job_id=job_id, type=kind, payload=payload))
 
 
 def emit_state(session: Session, row: JobRow) -> None:

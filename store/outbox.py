@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from store.columns import database_time
@@ -19,7 +19,7 @@ from store.views import Ring
 def ring(session: Session, job: JobRow) -> None:
     """Owe the broker a message about this job, and forget earlier ones."""
     silence(session, job.id)
-    session.add(OutboxRow(job_id=job.id, queue=job.queue))
+    session.execute(insert(OutboxRow).values(job_id=job.id, queue=job.queue))
 
 
 def silence(session: Session, job_id: str) -> None:
