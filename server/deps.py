@@ -54,7 +54,7 @@ class Service:
     tables: Tables = field(default_factory=Tables)
 
 
-def service(request: Request) -> Service:
+async def service(request: Request) -> Service:
     found: Service = request.app.state.service
     return found
 
