@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from server import devices, docs, events, health, jobs, problems, results
+from server import devices, docs, events, health, jobs, pages, problems, results
 from server.deps import Service
 from server.guard import Guard
 from store.artifacts import ArtifactStore
@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = await run_in_threadpool(_open, settings)
-        app.state.service, app.state.streams = service, 0
+        app.state.service = service
         service.keeper.start()
         try:
             yield
@@ -41,9 +41,9 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     app.add_exception_handler(events.StreamIsOver, events.no_content)
-    for router in (jobs.specs, jobs.router, results.router, events.router, devices.router, health.router, docs.router):
+    for router in (jobs.specs, jobs.router, results.router, events.router, devices.router, health.router, docs.router, pages.router):
         app.include_router(router)
-    # The dashboard's pages go here: app.include_router(pages.router); app.mount("/static", ...)
+    app.mount("/static", pages.static)
     app.add_middleware(Guard)
     _document(app)
     return app
