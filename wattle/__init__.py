@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from growth.notebook import grow as grow
-
     from wattle.client import Client as Client
     from wattle.client import ProblemError as ProblemError
 

@@ -316,20 +316,20 @@ def _dry_run_text(document: Document) -> Group:
 
 def _cost_text(entry: Document) -> Text:
     from costs.shapes import LayerShape
-    from wattle.report import cost_words
+    from wattle.report import cost_words, setting_words
 
     shape, setting = LayerShape(**entry["shape"]), entry["setting"]
     origin = f"{entry['kind']}, {entry['meter']}, {entry['repetitions']} repetitions, {entry['measured_at']}"
-    what = f"{shape} (batch {setting['batch_size']}, {setting['threads']} thread(s)) on {entry['device']}"
+    what = f"{shape} ({setting_words(setting)}) on {entry['device']}"
     return Text(f"{what}: {entry['quantity']} {cost_words(entry)}  ({origin})")
 
 
 def _network_cost_table(document: Document) -> Table:
     from costs.shapes import LayerShape
-    from wattle.report import cost_words
+    from wattle.report import cost_words, setting_words
 
     setting = document["setting"]
-    title = f"{document['cost']} on {document['device']}, batch {setting['batch_size']}, {setting['threads']} thread(s)"
+    title = f"{document['cost']} on {document['device']}, {setting_words(setting)}"
     table = Table("layer", "shape", Column("cost", justify="right"), "kind", title=title, title_justify="left")
     for layer in document["layers"]:
         table.add_row(layer["name"], str(LayerShape(**layer["shape"])), cost_words(layer["cost"]), layer["cost"]["kind"])

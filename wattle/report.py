@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Column, Table
@@ -21,73 +22,79 @@ def render(report: Document, where: str | None = None) -> RenderableType:
     """The whole report; ``where`` says where the artifacts are."""
     parts: list[RenderableType] = [
         Text.assemble("\n", (str(report["name"]), "bold"), f" on {report['device']}: {budget_words(report['budget'])}\n"),
-        widths_table(report["seed"], report["grown"]),
+        widths_table(report),
         cost_table(report),
         agreement(report),
         results_table(report),
         rounds_table(report["rounds"]),
-        Panel(Text(str(report["verdict"]["sentence"])), title="Verdict", expand=False),
+        Panel(Text(str(report["verdict"]["sentence"])), title="Verdict", width=80),
     ]
     return Group(*parts, *([Text(f"Artifacts: {where}")] if where else []))
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:
-    """The budget in words: at most so much of what, and under which setting where it matters."""
-    setting = f" (batch {budget['batch_size']}, {budget['threads']} thread(s))" if budget["cost"].startswith(("latency", "energy")) else ""
-    return f"at most {quantity(budget['limit'], UNITS.get(budget['cost'], budget.get('unit')))} of {budget['cost']}{setting}"
+    """The budget in words: at most so much of what, and in which setting where it matters."""
+    timed = budget["cost"] in ("latency_ms", "energy_mj")
+    setting = f", {setting_words(budget)}" if timed else ""
+    return f"at most {quantity(budget['limit'], UNITS[budget['cost']])} ({budget['cost']}{setting})"
 
 
-def widths_table(seed: Mapping[str, Any], grown: Mapping[str, Any]) -> Table:
-    """Widths per layer, before and after."""
-    table = Table("layer", _right("before"), _right("after"), _right("factor"), title="Widths", title_justify="left")
-    for before, after in zip(seed["layers"], grown["layers"], strict=True):
-        factor = after["width"] / before["width"]
-        style = "bold green" if factor > 1 else "dim"
-        table.add_row(before["name"], str(before["width"]), str(after["width"]), f"{factor:.2f}x", style=style)
+def widths_table(report: Document) -> Table:
+    """Widths per layer: the seed's, the grown network's, and those of the controls."""
+    networks = dict(results(report))
+    table = _table("Widths", "layer", *map(_right, ("seed", "grown", "factor", *list(networks)[2:])))
+    for number, layer in enumerate(report["seed"]["layers"]):
+        before, after, *others = (result["widths"][number] for result in networks.values())
+        factor = f"{after / before:.2f}x" if after != before else "="
+        table.add_row(layer["name"], str(before), str(after), factor, *map(str, others), style="dim" if after == before else "")
     return table
 
 
 def cost_table(report: Document) -> Table:
-    """The cost of whole networks: predicted by the cost model, and measured on the device, each with interval, unit and kind."""
-    title = "Cost of the whole network"
-    table = Table("network", _right("predicted"), "kind", _right("measured"), "kind", title=title, title_justify="left")
+    """The cost of whole networks: predicted by the cost model with its kind, and the latency measured on the device."""
+    title = f"Cost of the whole network (latency: {setting_words(report['budget'])})"
+    table = _table(title, "network", _right("predicted"), "kind", _right("measured latency"))
     for name, result in results(report):
-        predicted, measured = result.get("predicted_cost"), result.get("measured_latency")
-        table.add_row(
-            name, cost_words(predicted), _kind(predicted), cost_words(measured), _kind(measured), style="bold" if name == "grown" else ""
-        )
+        predicted = result["predicted_cost"]
+        table.add_row(name, cost_words(predicted), predicted["kind"], cost_words(result["measured_latency"]), style=_style(name))
     return table
 
 
+def agreement(report: Document) -> Text:
+    """How well the cost model predicted whole networks, and why where that is not known."""
+    found = report["predicted_versus_measured"]
+    if reason := found.get("reason"):
+        return Text(f"  Predicted against measured: not known; {reason}\n")
+    return Text(f"  Predicted against measured: mean error {found['mean_absolute_error_percent']:.1f} %\n")
+
+
 def results_table(report: Document) -> Table:
-    """Seed, grown network and controls side by side."""
-    columns = [_right(name) for name in ("accuracy", "loss", "MACs", "parameters", "charged MACs", "steps", "seconds")]
-    table = Table("network", *columns, "widths", title="Results on the test images", title_justify="left")
+    """Seed, grown network and controls side by side; the charged MACs hold training and scoring."""
+    names = ", ".join(name for name, _ in results(report)[2:])
+    title = f"Results on the test images{f' (controls: {names})' if names else ''}"
+    columns = ("accuracy", "loss", "MACs", "charged MACs", "steps", "seconds")
+    table = _table(title, "network", *map(_right, columns))
     for name, result in results(report):
-        if reason := result.get("reason"):
-            table.add_row(name, *[ABSENT] * len(columns), f"none: {reason}")
-            continue
         figures = (
-            _number(result.get("test_accuracy"), ".4f"), _number(result.get("test_loss"), ".4f"),
-            _number(result.get("macs"), ",.0f"), _number(result.get("params"), ",.0f"), _number(result.get("charged_macs"), ".3g"),
-            _number(result.get("steps"), ",.0f"), _number(result.get("seconds"), ".1f"),
+            _number(result.get("test_accuracy"), ".4f"), _number(result.get("test_loss"), ".4f"), _number(result["macs"], ",.0f"),
+            _number(result["charged_macs"], ".3g"), _number(result["steps"], ",.0f"), _number(result.get("seconds"), ".1f"),
         )  # fmt: skip
-        table.add_row(name, *figures, " ".join(map(str, result["widths"])), style="bold" if name == "grown" else "")
+        table.add_row(name, *figures, style=_style(name))
     return table
 
 
 def rounds_table(rounds: Iterable[Mapping[str, Any]]) -> Table:
-    """What each growth round promised and what it gave.  Predicted and at the split: same images, before any training."""
-    titles = ("predicted change", "change at split", "held-out loss", "change after training", "cost", "round's limit")
-    table = Table("round", _right("channels split"), *map(_right, titles), "outcome", title="Growth rounds", title_justify="left")
+    """What each growth round promised and what it gave."""
+    titles = ("split", "predicted change", "change at split", "held-out loss", "cost of its limit")
+    table = _table(
+        "Growth rounds (predicted and at split: loss on the same images, before training)", "round", *map(_right, titles), "outcome"
+    )
     for entry in rounds:
-        split = sum(entry["split_counts"])
+        split, cost = sum(entry["split_counts"]), entry["cost_after"]
         table.add_row(
-            str(entry["number"]), str(split),
-            f"{_number(entry['predicted_change'], '+.4f')} ± {_number(entry['predicted_error'], '.4f')}",
-            _number(entry["change_at_split"], "+.4f"), f"{_number(entry['loss_before'], '.4f')} -> {_number(entry['loss_after'], '.4f')}",
-            _number(entry["loss_after"] - entry["loss_before"], "+.4f"), cost_words(entry["cost_after"]), _number(entry["limit"], ",.4g"),
-            _outcome(entry, split),
+            str(entry["number"]), str(split), f"{entry['predicted_change']:+.4f} ± {entry['predicted_error']:.4f}",
+            f"{entry['change_at_split']:+.4f}", f"{entry['loss_before']:.4f} -> {entry['loss_after']:.4f}",
+            f"{quantity(cost['value'], None)} of {quantity(entry['limit'], cost['unit'])}", _outcome(entry, split),
         )  # fmt: skip
     return table
 
@@ -98,40 +105,36 @@ def _outcome(entry: Mapping[str, Any], split: int) -> str:
     return "kept" if split else f"nothing split: {entry['reason']}"
 
 
-def agreement(report: Document) -> Text:
-    """How well the cost model predicted whole networks."""
-    found = report["predicted_versus_measured"]
-    if reason := found.get("reason"):
-        return Text(f"Predicted against measured latency: none, {reason}")
-    return Text(f"Predicted against measured latency: mean error {found['mean_absolute_error_percent']:.1f} %")
-
-
 def results(report: Document) -> list[tuple[str, Document]]:
     """Seed, grown network, and every control, by name."""
-    controls = [(f"control {name.replace('_', ' ')}", result) for name, result in (report.get("controls") or {}).items()]
+    controls = [(name.replace("_", " "), result) for name, result in report["controls"].items()]
     return [("seed", report["seed"]), ("grown", report["grown"]), *controls]
 
 
-def cost_words(cost: Any) -> str:
-    """A cost or measurement with its interval and unit; a dash when there is none, with the reason where it is known."""
-    if cost is None:
+def cost_words(cost: Mapping[str, Any] | None) -> str:
+    """A cost or measurement with its interval and unit; a dash when there is none."""
+    value = None if cost is None else cost.get("value", cost.get("median_ms"))
+    if cost is None or value is None:
         return ABSENT
-    if not isinstance(cost, Mapping):
-        return _number(cost, ".4g")
-    value = cost.get("value", cost.get("median_ms"))
-    if value is None:
-        return f"none: {cost.get('reason', 'unknown')}"
-    interval = f" [{cost['low']:.4g}, {cost['high']:.4g}]" if cost.get("low") is not None and cost.get("high") is not None else ""
-    return quantity(value, cost.get("unit", "ms" if "median_ms" in cost else None)) + interval
+    interval = f" [{cost['low']:.4g}, {cost['high']:.4g}]" if cost["low"] is not None and cost["high"] is not None else ""
+    return quantity(value, cost["unit"]) + interval
 
 
-def _kind(cost: Any) -> str:
-    return str(cost.get("kind") or ABSENT) if isinstance(cost, Mapping) else ABSENT
+def setting_words(budget: Mapping[str, Any]) -> str:
+    return f"batch {budget['batch_size']}, {budget['threads']} thread{'s' * (budget['threads'] > 1)}"
 
 
-def _number(value: float | None, form: str) -> str:
-    return ABSENT if value is None else format(value, form)
+def _table(title: str, *columns: str | Column) -> Table:
+    return Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
 
 
 def _right(title: str) -> Column:
     return Column(title, justify="right")
+
+
+def _style(name: str) -> str:
+    return "bold" if name == "grown" else ""
+
+
+def _number(value: float | None, form: str) -> str:
+    return ABSENT if value is None else format(value, form)

@@ -15,6 +15,7 @@ from rich.text import Text
 from wattle.client import TERMINAL, Client, Document, Event
 
 STATE_STYLES = {"queued": "yellow", "running": "cyan", "succeeded": "bold green", "failed": "bold red", "cancelled": "magenta"}
+TRAINING_PHASES = (None, "training", "scoring")  # in the others, run and step are those of the last training
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -113,7 +114,7 @@ def words(job: Document) -> list[str]:
         found.append(f"attempt {job['attempt']} ended early, waiting for a worker")
     if progress.get("phase"):
         found.append(str(progress["phase"]))
-    if run := progress.get("run"):
+    if (run := progress.get("run")) and progress.get("phase") in TRAINING_PHASES:
         found.append(run if run == "grown" else f"control {run.replace('_', ' ')}")
         if progress.get("rounds"):
             found.append(f"round {progress.get('round') or 0}/{progress['rounds']}")

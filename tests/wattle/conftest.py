@@ -8,7 +8,7 @@ import pytest
 COST = {"value": 1.25, "unit": "ms", "kind": "calibrated_sum", "low": 1.2, "high": 1.3}
 RESULT = {
     "widths": [8, 8], "layers": [{"name": "stem", "width": 8}, {"name": "blocks.0.pointwise", "width": 8}], "predicted_cost": COST,
-    "measured_latency": {"median_ms": 1.3, "low": 1.28, "high": 1.31, "kind": "measured"}, "macs": 150_000, "params": 2_000,
+    "measured_latency": {"median_ms": 1.3, "low": 1.28, "high": 1.31, "unit": "ms", "kind": "measured"}, "macs": 150_000, "params": 2_000,
     "test_loss": 0.2, "test_accuracy": 0.961, "charged_macs": 3e9, "steps": 900, "seconds": 20.0,
 }  # fmt: skip
 REPORT = {
@@ -16,7 +16,7 @@ REPORT = {
     "budget": {"cost": "latency_ms", "limit": 2.0, "device": "this-host", "batch_size": 32, "threads": 1},
     "seed": RESULT,
     "grown": {**RESULT, "widths": [8, 16], "layers": [{"name": "stem", "width": 8}, {"name": "blocks.0.pointwise", "width": 16}]},
-    "controls": {"uniform": RESULT, "cost_only": {**RESULT, "measured_latency": None}},
+    "controls": {"uniform": RESULT, "cost_only": {**RESULT, "measured_latency": {"reason": "busy"}}},
     "rounds": [{
         "number": 1, "split_counts": [0, 8], "predicted_change": -0.01, "predicted_error": 0.002, "change_at_split": -0.008,
         "loss_before": 0.3, "loss_after": 0.25, "cost_after": COST, "limit": 2.0, "rolled_back": False, "reason": None,
