@@ -68,7 +68,7 @@ def supervise(
             note = register.add(child.pid, job_id)
             _watch(db, lease, child, settings, stopping, grace_seconds)
             child.kill()
-            note.unlink()
+            note.unlink(missing_ok=True)  # the next attempt may have taken it for a stray's
             _settle(db, lease, child, settings)
         except LeaseLost:
             logger.warning("lost the lease of job %s (attempt %d); its process is killed, nothing is written", job_id, lease.attempt)
