@@ -42,6 +42,14 @@ class Tables:
         return table
 
 
+@dataclass(slots=True)
+class Streams:
+    """Event streams: how many are open, and whether all are to end because the server stops."""
+
+    open: int = 0
+    ending: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """All that lives as long as the application."""
@@ -52,6 +60,7 @@ class Service:
     broker: Broker
     keeper: Keeper
     tables: Tables = field(default_factory=Tables)
+    streams: Streams = field(default_factory=Streams)
 
 
 async def service(request: Request) -> Service:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -64,17 +64,16 @@ def watch(job: TheJob, service: TheService, after: Start) -> Watch:
     return begun
 
 
-def one_of_few(request: Request) -> Iterator[None]:
+async def one_of_few(service: TheService) -> AsyncIterator[None]:
     """Counts the open streams, and refuses more than a server should hold."""
-    state = request.app.state
-    if state.streams >= MAX_STREAMS:
+    if service.streams.open >= MAX_STREAMS:
         detail = f"{MAX_STREAMS} event streams are open, the most this server holds; close one or try again later"
         raise Refusal(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
-    state.streams += 1
+    service.streams.open += 1
     try:
         yield
     finally:
-        state.streams -= 1
+        service.streams.open -= 1
 
 
 @router.get(
@@ -107,8 +106,8 @@ async def all_events(service: TheService, after: Start) -> AsyncIterable[ServerS
 
 
 async def _batches(service: Service, after: int, job_id: str | None) -> AsyncIterator[list[Event]]:
-    """The events after ``after``, as they come; an empty batch where nothing is new."""
-    while True:
+    """The events after ``after``, as they come, until the server stops; an empty batch where nothing is new."""
+    while not service.streams.ending:
         batch = await run_in_threadpool(jobs.events_after, service.db, after, job_id, BATCH)
         yield batch
         after = batch[-1].seq if batch else after
