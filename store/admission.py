@@ -59,7 +59,8 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
         raise InvalidSpec(problems)
     wiring = network.wiring()
     seed_cost = _priced_seed(spec, network, wiring, model)
-    return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), _growth_warnings(spec, wiring, model))
+    warnings = (*_device_warnings(spec.budget, db), *_growth_warnings(spec, wiring, model))
+    return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
 
 
 def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
@@ -172,6 +173,20 @@ def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> 
         f"--image-size {network.image_size} --in-channels {network.in_channels} --classes {network.classes} "
         f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads}"
     )
+
+
+def _device_warnings(budget: BudgetSpec, db: Database) -> tuple[str, ...]:
+    """Are the prices those of the machine as it is now?"""
+    if budget.cost in ("macs", "params"):
+        return ()
+    device = devices.device(db, budget.device)
+    was, now = device.measured_fingerprint, device.fingerprint
+    if was is None or was == now:
+        return ()
+    changed = ", ".join(
+        f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)
+    )
+    return (f"{budget.device} has changed since it was measured ({changed}): its prices may no longer hold; run wattle profile again",)
 
 
 def _growth_warnings(spec: JobSpec, wiring: Wiring, model: CostModel) -> tuple[str, ...]:

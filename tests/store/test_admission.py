@@ -13,7 +13,7 @@ from costs.model import CostName
 from costs.shapes import LayerShape
 from costs.table import Anchor, Calibration, CostEntry, CostTable, Setting
 from store import devices
-from store.admission import Admission, InvalidSpec, Problem, admit, admit_profile, profile_command, seed_network, widest
+from store.admission import InvalidSpec, Problem, admit, admit_profile, profile_command, seed_network, widest
 from store.database import Database
 from store.images import DataShape
 from store.settings import Settings
@@ -156,19 +156,24 @@ def test_energy_without_meter(sqlite: Database, settings: Settings) -> None:
 
 
 def test_warning_when_the_budget_can_not_bind(sqlite: Database, settings: Settings) -> None:
-    (warning,) = warnings_of(admit(spec_of(budget={"cost": "macs", "limit": 1e12}), sqlite, settings))
+    (warning,) = admit(spec_of(budget={"cost": "macs", "limit": 1e12}), sqlite, settings).warnings
     assert "growth.max_growth ends the growth" in warning
 
 
 def test_warning_when_the_table_ends_before_max_growth(sqlite: Database, settings: Settings) -> None:
     devices.register(sqlite, "this-host", {})
     devices.save_table(sqlite, None, measured(latency(1), 2))
-    (warning,) = warnings_of(admit(latency(1), sqlite, settings))
+    (warning,) = admit(latency(1), sqlite, settings).warnings
     assert "does not reach 4 times" in warning
 
 
-def warnings_of(admitted: Admission) -> tuple[str, ...]:
-    return admitted.warnings
+def test_warning_when_the_device_has_changed_since(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {"torch": "1", "cores": 2})
+    devices.save_table(sqlite, None, measured(latency(1), 4))
+    assert admit(latency(0.9), sqlite, settings).warnings == ()
+    devices.register(sqlite, "this-host", {"torch": "2", "cores": 2})
+    (warning,) = admit(latency(0.9), sqlite, settings).warnings
+    assert "(torch was '1', is '2')" in warning
 
 
 def test_all_problems_are_found_at_once(sqlite: Database, settings: Settings) -> None:
