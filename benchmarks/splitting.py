@@ -103,14 +103,14 @@ def compare(multiplier: float, memory_format: str, activation: str, batch_size: 
 
 
 def interleave(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call; every round makes each once, after two rounds of warm-up."""
+    """CPU seconds of each call; every round makes each once, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 2):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()  # waiting for a core that others use does not count
             call()
             if number >= 2:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return times
 
 

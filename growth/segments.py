@@ -53,10 +53,11 @@ class Segment:
             if layer.output in live:
                 tangents[layer.output] = layer.tangent([tangents[source] for source in layer.inputs], saved[layer.output])
         adjoints = self._adjoints(tangents, saved)
-        return torch.cat([
+        images = [
             mix.pull(values[mix.inputs[0]], adjoints[mix.output]) if mix.output in live else torch.zeros_like(part)
             for mix, part in zip(self.producers, parts, strict=True)
-        ], dim=1)  # fmt: skip
+        ]
+        return torch.cat(images, 1) if len(images) > 1 else images[0]
 
     def _adjoints(self, tangents: Mapping[int, Tensor], saved: Mapping[int, Saved]) -> dict[int, Tensor]:
         adjoints: dict[int, Tensor] = {}

@@ -13,6 +13,7 @@ No hooks, no extra parameters; the model is only read, its norms with frozen (ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -78,11 +79,11 @@ class SplittingProduct:
 
     def __call__(self, v: list[Tensor]) -> list[Tensor]:
         """S v, one [C, d] per group."""
-        total = [torch.zeros_like(part) for part in v]
         samples = sum(len(x) for x, _ in self.batches)
+        total: list[Tensor] = []
         for number, (x, _) in enumerate(self.batches):
-            for sum_, part in zip(total, self.on_batch(number, v), strict=True):
-                sum_.add_(part, alpha=len(x) / samples)
+            parts = [part.mul_(len(x) / samples) for part in self.on_batch(number, v)]
+            total = [sum_.add_(part) for sum_, part in zip(total, parts, strict=True)] if total else parts
         return total
 
     def on_batch(self, number: int, v: list[Tensor]) -> list[Tensor]:
@@ -94,12 +95,12 @@ class SplittingProduct:
 
     @staticmethod
     def _one(segment: Segment, v: Tensor, batch: Prepared) -> Tensor:
-        if not segment.layers or not torch.linalg.vector_norm(v):
+        if not segment.layers or torch.linalg.vector_norm(v).item() == 0:
             return torch.zeros_like(v)
         return segment.product(v, batch.values, batch.saved)
 
     def _checked(self, group: int, number: int, product: Tensor) -> Tensor:
-        if not torch.isfinite(product.sum()):  # one pass: a sum with a NaN or infinity is not finite
+        if not math.isfinite(product.sum().item()):  # one pass: a sum with a NaN or infinity in it is not finite
             producers = ", ".join(self.graph.groups[group].producers)
             raise FloatingPointError(f"the splitting product of group {group} ({producers}) is not finite on batch {number}")
         return product
