@@ -53,19 +53,14 @@ def up(
     workers: Annotated[int, typer.Option(help="Worker processes; each takes one job at a time.", min=0, max=64)] = 1,
 ) -> Answer:
     """Start the service on this machine: broker, server and workers, on loopback; runs until Ctrl-C.  Settings: WATTLE_*."""
-    from wattle import up as embedded
+    from wattle.service import running
     from wattle.specs import settings
 
-    with ExitStack() as starting:
-        try:
-            service = starting.enter_context(embedded.up(settings(), workers))
-            service.wait_ready()
-        except embedded.ServiceError as error:
-            raise ProblemError({"title": "Service not started", "status": 503, "detail": str(error)}) from error
-        running = starting.pop_all()
+    stack = ExitStack()
+    service = stack.enter_context(running(settings(), workers))
     document = {"url": service.url, "data_dir": str(service.settings.data_dir), "processes": service.pids}
     text = f"Wattle runs at {service.url} (dashboard, API at /docs); data in {service.settings.data_dir}. Ctrl-C stops it."
-    return Answer(document, Text(text), then=partial(_until_ended, service, running))
+    return Answer(document, Text(text), then=partial(_until_ended, service, stack))
 
 
 @app.command()
@@ -272,8 +267,8 @@ def doctor() -> Answer:
     return Answer(document, as_table(checks), JOB_ENDED_BADLY if document["status"] == "fail" else OK)
 
 
-def _until_ended(service: Service, running: ExitStack) -> None:
-    with running:
+def _until_ended(service: Service, stack: ExitStack) -> None:
+    with stack:
         service.wait()
 
 

@@ -7,9 +7,10 @@ shows progress and report, fetches the artifacts, and stops everything it starte
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,8 +20,9 @@ from rich.text import Text
 from store.settings import Settings
 from wattle.client import Client, Document, ProblemError, load_spec
 from wattle.report import cost_words, render
+from wattle.service import running
 from wattle.specs import network_of_job, profile_of_job
-from wattle.up import Service, up
+from wattle.up import Service
 from wattle.watch import follow
 
 SPEC = Path(__file__).parents[1] / "examples" / "digits.yaml"
@@ -53,7 +55,8 @@ def run_demo(console: Console, output: Path, keep: bool) -> Document:
                 console,
                 f"The service goes on until you press Ctrl-C. Dashboard: {service.url}  Data: {service.settings.data_dir}",
             )
-            service.wait()
+            with suppress(KeyboardInterrupt):
+                service.wait()
     return {"job": job, "report": report, "files": files, "seconds": round(seconds, 1)}
 
 
@@ -63,12 +66,22 @@ def _service(console: Console, keep: bool) -> Iterator[Service]:
     with TemporaryDirectory(prefix="wattle-demo-") as folder:
         data_dir = KEPT_DATA if keep else Path(folder)
         _say(console, "Starting the service: broker, server, one worker ...")
-        with up(own_settings(data_dir)) as service:
-            service.wait_ready()
-            yield service
+        with running(own_settings(data_dir)) as service, _interruptible():
             pids = service.pids
+            yield service
         if left := [f"{name} ({pid})" for name, pid in pids.items() if _alive(pid)]:
             raise DemoFailedError(f"still running after the end: {', '.join(left)}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the demonstration at once, not only its service, which the steps would wait for."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def own_settings(data_dir: Path) -> Settings:
