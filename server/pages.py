@@ -43,7 +43,7 @@ _templates = Environment(loader=FileSystemLoader(_FOLDER / "templates"), autoesc
 _templates.filters.update(FILTERS)
 _templates.globals.update(
     assets={name: asset(name) for name in ("dashboard.css", "dashboard.js", "uPlot.min.css", "uPlot.iife.min.js")},
-    states=STATES, units=UNITS, budget_of=shown.budget, seconds_of=shown.seconds,
+    states=STATES, units=UNITS, seconds_of=shown.seconds,
 )  # fmt: skip
 
 
@@ -60,8 +60,17 @@ def list_page(
     page = found[:JOBS_PER_PAGE]
     older = urlencode({"state": state, "cursor": page[-1].id} if state else {"cursor": page[-1].id}) if len(found) > len(page) else None
     counts = jobs.count_by_state(service.db)
+    budgets = {job.id: shown.budget_of(service, job) for job in page}
     return _page(
-        "jobs.html", jobs=page, counts=counts, total=sum(counts.values()), state=state, cursor=cursor, older=older, last_event=last_event
+        "jobs.html",
+        jobs=page,
+        budgets=budgets,
+        counts=counts,
+        total=sum(counts.values()),
+        state=state,
+        cursor=cursor,
+        older=older,
+        last_event=last_event,
     )
 
 

@@ -15,9 +15,11 @@ from server.deps import Service
 from server.results import REPORT
 from store import jobs
 from store.history import Curve
+from store.spec import ControlName
 from store.views import Artifact, Attempt, Job, Round, TerminalState
 
 TABLE_ROWS = 12  # of the table beside a curve
+RUNS = ("grown", *get_args(ControlName))
 CURVES = ("loss", "accuracy", "cost")
 
 
@@ -98,7 +100,13 @@ def show(service: Service, job_id: str) -> Shown:
     )
 
 
-def budget(job: Job, rounds: Sequence[Round] = ()) -> Budget | None:
+def budget_of(service: Service, job: Job) -> Budget | None:
+    """The budget of a job in the list."""
+    has_rounds = job.kind == "growth" and job.progress.get("run") is not None
+    return budget(job, [each for each in jobs.rounds(service.db, job.id) if each.run == "grown"] if has_rounds else ())
+
+
+def budget(job: Job, rounds: Sequence[Round]) -> Budget | None:
     """None for a job that has no budget, such as a profile."""
     asked = job.spec.get("budget")
     if not isinstance(asked, dict):
@@ -123,13 +131,18 @@ def seconds(job: Job) -> float | None:
 def by_run(rounds: Sequence[Round]) -> list[tuple[str, list[Round]]]:
     """The grown network's rounds first."""
     runs = [(run, list(taken)) for run, taken in groupby(rounds, key=lambda each: each.run)]
-    return sorted(runs, key=lambda pair: (pair[0] != "grown", pair[0]))
+    return sorted(runs, key=lambda pair: _run_order(pair[0]))
+
+
+def _run_order(run: str) -> tuple[int, str]:
+    """The order in which a job carries them out, as far as it is known."""
+    return (RUNS.index(run) if run in RUNS else len(RUNS), run)
 
 
 def curve_table(curves: Mapping[str, Mapping[str, Curve]], name: str) -> CurveTable:
     """Each run's last point at or before each of a few evenly spaced steps."""
     found = {run: named[name] for run, named in curves.items() if name in named}
-    runs = sorted(found, key=lambda run: (run != "grown", run))
+    runs = sorted(found, key=_run_order)
     last = round(max(curve[-1][0] for curve in found.values()))
     steps = sorted({round(last * row / TABLE_ROWS) for row in range(TABLE_ROWS + 1)})
     ends = {run: max(curve[-1][0] for curve in named.values()) for run, named in curves.items() if named}
@@ -146,7 +159,7 @@ def _widths(job: Job, rounds: Sequence[Round]) -> WidthTable | None:
     columns = [("seed", rounds[0].payload["widths_before"])] if rounds else []
     columns += [(f"round {each.number}", each.payload["widths_after"]) for each in rounds]
     if not columns and job.progress.get("run") == "grown" and job.progress.get("widths"):
-        columns = [("now", job.progress["widths"])]
+        columns = [("now" if job.state == "running" else "last known", job.progress["widths"])]
     if not columns:
         return None
     names = layer_names(job.spec["network"]["family"], columns[0][1])

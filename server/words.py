@@ -19,6 +19,7 @@ _PHASES = {
     "loading": "loading data", "scoring": "scoring channels", "profiling": "measuring layers", "measuring": "measuring latency",
     "report": "writing the report",
 }  # fmt: skip
+_QUANTITIES = {"latency_ms": "latency", "energy_mj": "energy", "macs": "MACs", "params": "parameters"}
 _KINDS = {"estimated:power_x_time": "estimated: power × time"}
 _CAUSES = {
     "invalid_data": "the data can't be used", "out_of_memory": "out of memory", "not_a_number": "training diverged",
@@ -34,6 +35,13 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, int) or abs(value) >= 10_000:
         return _minus(f"{value:,.0f}")
     return _minus(f"{value:#.{digits}g}".rstrip("."))
+
+
+def plain(value: Any) -> str:
+    """A number as a user wrote it: 1.8, 40,000."""
+    if not _is_number(value):
+        return ABSENT
+    return _minus(f"{value:,.0f}" if abs(value) >= 1000 and value == int(value) else f"{value:.6g}")
 
 
 def fixed(value: Any, digits: int = 4) -> str:
@@ -68,7 +76,9 @@ def duration(seconds: Any) -> str:
     """12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     if not _is_number(seconds):
         return ABSENT
-    if 0 < seconds < 10:
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     for size, unit, below, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
@@ -87,6 +97,11 @@ def moment(value: Any) -> str:
 
 def run_words(name: str) -> str:
     return name if name in ("grown", "seed") else name.replace("_", " ") + " (control)"
+
+
+def quantity_words(name: str) -> str:
+    """A quantity without its unit, which stands beside the numbers."""
+    return _QUANTITIES.get(name, name)
 
 
 def kind_words(kind: Any) -> str:
@@ -114,6 +129,7 @@ def _minus(text: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "number": number, "fixed": fixed, "signed": signed, "percent": percent, "scaled": scaled, "bytes": bytes_words, "duration": duration,
-    "moment": moment, "run_words": run_words, "kind_words": kind_words, "cause_words": cause_words, "phase_words": phase_words,
+    "number": number, "plain": plain, "fixed": fixed, "signed": signed, "percent": percent, "scaled": scaled, "bytes": bytes_words,
+    "duration": duration, "moment": moment, "quantity": quantity_words, "run_words": run_words, "kind_words": kind_words,
+    "cause_words": cause_words, "phase_words": phase_words,
 }  # fmt: skip

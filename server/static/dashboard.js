@@ -114,7 +114,7 @@
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const runColour = (run) => colour(`run-${run}`) || colour("run-other");
   const runTitle = (run) => (run === "grown" ? run : `${run.replaceAll("_", " ")} (control)`);
-  const grownFirst = (a, b) => (b === "grown") - (a === "grown") || a.localeCompare(b);
+  const place = (run) => (Object.keys(DASHES).indexOf(run) + 1 || 99) - 1; // the order in which runs are carried out
 
   async function refreshCurves() {
     const box = document.querySelector("[data-metrics]");
@@ -141,7 +141,8 @@
     const points = metrics[run][name];
     const steps = points.map(([step]) => step);
     let values = points.map(([, value]) => (name === "accuracy" ? 100 * value : value));
-    if (name !== "cost") return [steps, document.getElementById("smooth").checked ? smooth(values) : values];
+    const smoothed = name !== "selection_loss" && document.getElementById("smooth").checked;
+    if (name !== "cost") return [steps, smoothed ? smooth(values) : values];
     const last = Math.max(...Object.values(metrics[run]).map((curve) => curve.at(-1)[0]));
     if (last > steps.at(-1)) {
       steps.push(last);
@@ -150,52 +151,63 @@
     return [steps, values];
   }
 
+  /** What a chart shows: a line per run, and dots for held-out losses or a line for the limit. */
+  function linesOf(name, limit) {
+    const runs = Object.keys(metrics).filter((run) => metrics[run][name]?.length).sort((a, b) => place(a) - place(b));
+    const lines = runs.map((run) => ({
+      label: runTitle(run), points: curveOf(run, name), stroke: runColour(run), width: run === "grown" ? 2.5 : 1.5, dash: DASHES[run] ?? [4, 4],
+    }));
+    if (runs.length && limit !== null) {
+      const ends = lines.flatMap((line) => [line.points[0][0], line.points[0].at(-1)]);
+      const points = [[Math.min(...ends), Math.max(...ends)], [limit, limit]];
+      lines.push({ label: "limit", points, stroke: colour("limit"), width: 1.5, dash: [3, 3] });
+    }
+    if (name === "loss" && metrics.grown?.selection_loss) {
+      lines.push({ label: "grown, held-out", points: curveOf("grown", "selection_loss"), stroke: runColour("grown"), dots: true });
+    }
+    return lines;
+  }
+
   function drawOne(element) {
     const name = element.dataset.curve;
-    const runs = Object.keys(metrics).filter((run) => metrics[run][name]?.length).sort(grownFirst);
-    if (!runs.length) return;
-    const tables = runs.map((run) => curveOf(run, name));
     const limit = element.dataset.limit === undefined ? null : Number(element.dataset.limit);
-    const data = uPlot.join(tables);
-    if (limit !== null) data.push(data[0].map(() => limit));
+    const lines = linesOf(name, limit);
+    if (!lines.length) return;
+    const data = uPlot.join(lines.map((line) => line.points));
+    const labels = lines.map((line) => line.label).join();
     const known = charts.get(element);
-    if (known && known.runs === runs.join()) {
+    if (known?.labels === labels) {
       known.plot.setData(data, !known.zoomed);
       if (known.zoomed) known.plot.redraw();
       return;
     }
     known?.plot.destroy();
-    charts.set(element, newChart(element, name, runs, limit, data));
+    charts.set(element, newChart(element, name, lines, labels, data));
   }
 
-  function newChart(element, name, runs, limit, data) {
-    const unit = element.dataset.unit;
-    const digits = name === "accuracy" ? 1 : 4;
-    const shown = (value) => {
-      if (value === null || value === undefined) return "–";
-      const text = Math.abs(value) >= 10000 ? Math.round(value).toLocaleString("en") : name === "cost" ? value.toPrecision(4) : value.toFixed(digits);
-      return `${text} ${unit}`;
-    };
-    const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+  function newChart(element, name, lines, labels, data) {
+    const chart = { labels, zoomed: false };
+    const words = numberWords(name, element.dataset.unit);
+    const axisWords = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
     const grid = { stroke: colour("grid"), width: 1 };
     const axis = { stroke: colour("soft"), grid, ticks: grid, font: "12px system-ui, sans-serif" };
-    const chart = { runs: runs.join(), zoomed: false };
-    const series = runs.map((run) => ({
-      label: runTitle(run), stroke: runColour(run), width: run === "grown" ? 2.5 : 1.5, dash: DASHES[run] ?? [4, 4], spanGaps: true,
-      points: { show: false }, value: (_, value) => shown(value), ...(name === "cost" && { paths: uPlot.paths.stepped({ align: 1 }) }),
+    const series = lines.map(({ label, stroke, width, dash, dots }) => ({
+      label, stroke, width, dash, spanGaps: true,
+      points: dots ? { show: true, size: 9, width: 2, fill: stroke, stroke: colour("surface") } : { show: false },
+      ...(dots ? { paths: () => null } : name === "cost" && { paths: uPlot.paths.stepped({ align: 1 }) }),
+      // away from the pointer the legend shows where each line stands now
+      value: (plot, value, i, at) => words(at === null ? plot.data[i].findLast((each) => each !== null && each !== undefined) : value),
     }));
-    if (limit !== null) {
-      series.push({ label: "limit", stroke: colour("limit"), width: 1.5, dash: [3, 3], points: { show: false }, value: (_, value) => shown(value) });
-    }
     const options = {
-      width: element.clientWidth, height: 210, // the legend is below
+      width: element.clientWidth,
+      height: 230,
       scales: { x: { time: false }, y: { range: (_, low, high) => yRange(name, low, high) } },
-      series: [{ label: "step", value: (_, step) => (step === null ? "–" : step.toLocaleString("en")) }, ...series],
+      series: [{ label: "step", value: (_, step) => (step === null ? "last" : step.toLocaleString("en")) }, ...series],
       axes: [
-        { ...axis, values: (_, steps) => steps.map((step) => (Number.isInteger(step) ? step.toLocaleString("en") : "")) },
-        { ...axis, size: 58, values: (_, values) => values.map((value) => short.format(value)) },
+        { ...axis, space: 64, values: (_, steps) => steps.map((step) => (Number.isInteger(step) ? step.toLocaleString("en") : "")) },
+        { ...axis, size: 52, values: (_, values) => values.map((value) => axisWords.format(value)) },
       ],
-      legend: { markers: { width: 2, dash: (_, i) => (i && series[i - 1].dash.length ? "dashed" : "solid") } },
+      legend: { markers: { width: 2.5, dash: (_, i) => (lines[i - 1]?.dots ? "dotted" : lines[i - 1]?.dash.length ? "dashed" : "solid") } },
       cursor: { focus: { prox: 16 } },
       focus: { alpha: 0.35 },
       hooks: { setSelect: [(plot) => plot.select.width > 0 && (chart.zoomed = true)] },
@@ -203,6 +215,15 @@
     chart.plot = new uPlot(options, data, element);
     chart.plot.over.addEventListener("dblclick", () => (chart.zoomed = false));
     return chart;
+  }
+
+  function numberWords(name, unit) {
+    const text = (value) => {
+      if (name === "accuracy") return value.toFixed(1);
+      if (name === "loss") return value.toFixed(4);
+      return value >= 10000 ? Math.round(value).toLocaleString("en") : value.toPrecision(4);
+    };
+    return (value) => (value === null || value === undefined ? "–" : `${text(value)} ${unit}`);
   }
 
   /** Costs from zero, so that lengths can be compared; accuracy never beyond 100 %. */
