@@ -8,16 +8,16 @@ import tempfile
 from pathlib import Path
 
 import torch
-from growth.controls import control
 
 from costs.families import Network
-from costs.model import CostModel
 from costs.table import CostTable, Setting
 from growth.checkpoint import save_network
 from growth.config import GrowthConfig
+from growth.controls import control
 from growth.training import Data, size
 from store import devices, jobs
-from store.admission import admit, cost_model
+from store.admission import LoadTable, admit
+from store.database import Database
 from store.spec import JobSpec
 from worker import data
 from worker.attempt import Attempt, Reporter
@@ -42,8 +42,8 @@ def run_growth(attempt: Attempt) -> None:
     reporter = Reporter(attempt)
     reporter.tell({"phase": "loading"}, at_once=True)
     torch.set_num_threads(spec.training.threads)
-    admitted = admit(spec, attempt.db, attempt.settings)
-    prices = _prices(attempt, spec, admitted.setting)
+    admitted = admit(spec, attempt.db, attempt.settings, _table_of_first_attempt(attempt))
+    prices = admitted.cost_model
     sets = data.load(spec.data, attempt.settings, spec.training.seed)
     config = growth_config(spec, sets)
     attempt.stop_if_asked()
@@ -96,19 +96,20 @@ def _scoring_samples(scoring: int, fresh: int, available: int) -> tuple[int, int
     return used, fewer
 
 
-def _prices(attempt: Attempt, spec: JobSpec, setting: Setting) -> CostModel:
-    """The cost model of the first attempt, also for later ones: a device that is profiled again meanwhile must not change a job."""
+def _table_of_first_attempt(attempt: Attempt) -> LoadTable:
+    """Loads the cost table that the first attempt saw: a device that is profiled again meanwhile must not change a job."""
     name = "costs.json"
-    kept = {artifact.name: artifact for artifact in jobs.artifacts(attempt.db, attempt.job_id)}.get(name)
-    if kept is not None:
-        with attempt.artifacts.open(kept.sha256) as file:
-            table = CostTable.from_json(json.load(file))
-    elif spec.budget.cost in ("latency_ms", "energy_mj"):
-        table = devices.load_table(attempt.db, spec.budget.device)
+
+    def load(db: Database, device: str) -> CostTable:
+        kept = {artifact.name: artifact for artifact in jobs.artifacts(db, attempt.job_id)}.get(name)
+        if kept is not None:
+            with attempt.artifacts.open(kept.sha256) as file:
+                return CostTable.from_json(json.load(file))
+        table = devices.load_table(db, device)
         attempt.publish(name, json.dumps(table.to_json()).encode(), "application/json")
-    else:
-        table = CostTable(spec.budget.device)  # counts need no table
-    return cost_model(spec.budget.cost, table, setting)
+        return table
+
+    return load
 
 
 def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, networks: dict[str, Network]) -> Measurements:

@@ -12,9 +12,12 @@ import pytest
 import torch
 from sqlalchemy import update
 
+from costs.families import Network
+from costs.table import Calibration, CostEntry, CostTable, Setting
 from growth.checkpoint import load_network
 from growth.training import NotANumber
-from store import jobs
+from profiler.sweep import largest_widths, plan
+from store import devices, jobs
 from store.artifacts import ArtifactStore
 from store.columns import database_time
 from store.database import Database
@@ -190,6 +193,34 @@ def test_a_zombie_writes_nothing(db: Database, settings: Settings) -> None:
     assert jobs.get(db, job_id).attempt == 2
     assert {checkpoint.step for checkpoint in jobs.checkpoints(db, job_id)} <= set(range(8))
     assert max(step for step, _ in jobs.metrics(db, job_id)["grown"]["loss"]) <= 8
+
+
+def priced(device: str, factor: float) -> CostTable:
+    """A table in which a layer's latency is its MACs times ``factor``."""
+    wiring, setting, when = Network("plain", (3, 4), 8, 1, 10).wiring(), Setting(), "2026-01-01T00:00:00+00:00"
+    entries = [
+        CostEntry(shape, setting, "latency_ms", factor * (shape.macs + 1), "ms", "measured", None, None, "wall_clock", 9, 0, when)
+        for shape in plan(wiring, largest_widths(wiring.widths, 4.0))
+    ]
+    return CostTable(device, entries, [Calibration("latency_ms", setting, 1.0, 2.0, ())])
+
+
+def test_a_device_that_is_profiled_again_does_not_change_a_job(db: Database, settings: Settings) -> None:
+    devices.register(db, "elsewhere", {})
+    devices.save_table(db, None, priced("elsewhere", 1e-4))
+    budget = {"cost": "latency_ms", "limit": 0.9, "device": "elsewhere"}
+    undisturbed, job_id = submit(db, budget=budget, controls=[]), submit(db, budget=budget, controls=[])
+    run(db, settings, undisturbed)
+    with pytest.raises(Stopped):
+        run(db, settings, job_id, StopAfter(3))
+    steal(db, job_id)
+    devices.save_table(db, None, priced("elsewhere", 3e-4))
+    run(db, settings, job_id)
+    expected = results(db, settings, undisturbed)
+    assert results(db, settings, job_id) == expected
+    assert expected["report"]["grown"]["widths"] != SPEC["network"]["widths"]
+    assert expected["report"]["grown"]["predicted_cost"]["kind"] == "calibrated_sum"
+    assert expected["report"]["grown"]["measured_latency"] == {"reason": "the job ran on this-host, not on elsewhere"}
 
 
 def test_old_checkpoints_are_removed(reference: Reference) -> None:
