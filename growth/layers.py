@@ -53,7 +53,8 @@ class Mix(Layer):
             gradient = r.flatten(0, -2).T @ x.flatten(0, -2)
         else:
             gradient = _conv_backward(r, x, self.weight, self.window, of_weight=True)
-        return _rows(gradient.flatten(1), self.scale)
+        rows = gradient.flatten(1)
+        return rows if self.scale is None else rows.mul_(self.scale.unsqueeze(1))
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.window is None:

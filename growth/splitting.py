@@ -82,7 +82,9 @@ class SplittingProduct:
         samples = sum(len(x) for x, _ in self.batches)
         total: list[Tensor] = []
         for number, (x, _) in enumerate(self.batches):
-            parts = [part.mul_(len(x) / samples) for part in self.on_batch(number, v)]
+            parts = self.on_batch(number, v)
+            if len(x) < samples:
+                parts = [part.mul_(len(x) / samples) for part in parts]
             total = [sum_.add_(part) for sum_, part in zip(total, parts, strict=True)] if total else parts
         return total
 
