@@ -43,12 +43,12 @@ def _answers(dry_run: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     responses=_answers(DryRun),
     openapi_extra=also_yaml("JobSpec"),
 )
-def submit_job(spec: JobSpec, service: TheService, response: Response, dry_run: DryRunFlag = False, key: Key = None) -> JobView | Response:
+def submit_job(spec: JobSpec, service: TheService, dry_run: DryRunFlag = False, key: Key = None) -> Response:
     """Submit a growth job.  What is wrong with the spec is named field by field; a dry run says the same and creates nothing."""
     admitted = admission.admit(spec, service.db, service.settings, service.tables.load)
     if dry_run:
-        return _shown(DryRun.of(spec.name, spec.budget.limit, admitted))
-    return _submitted(service, "growth", GROWTH_QUEUE, spec, key, response)
+        return _answer(DryRun.of(spec.name, spec.budget.limit, admitted), 200)
+    return _submitted(service, "growth", GROWTH_QUEUE, spec, key)
 
 
 @specs.post(
@@ -58,14 +58,12 @@ def submit_job(spec: JobSpec, service: TheService, response: Response, dry_run: 
     responses=_answers(ProfileDryRun),
     openapi_extra=also_yaml("ProfileSpec"),
 )
-def submit_profile(
-    spec: ProfileSpec, service: TheService, response: Response, dry_run: DryRunFlag = False, key: Key = None
-) -> JobView | Response:
+def submit_profile(spec: ProfileSpec, service: TheService, dry_run: DryRunFlag = False, key: Key = None) -> Response:
     """Submit a job that measures a device for every layer shape that growing a network can meet."""
     admitted = admission.admit_profile(spec, service.db)
     if dry_run:
-        return _shown(ProfileDryRun.of(spec.name, spec.device, admitted))
-    return _submitted(service, "profile", profile_queue(spec.device), spec, key, response)
+        return _answer(ProfileDryRun.of(spec.name, spec.device, admitted), 200)
+    return _submitted(service, "profile", profile_queue(spec.device), spec, key)
 
 
 @router.get("/jobs", responses=documented(422))
@@ -98,16 +96,16 @@ def cancel_job(job: TheJob, service: TheService) -> JobView:
         raise Refusal(409, str(error)) from error
 
 
-def _submitted(service: TheService, kind: JobKind, queue: str, spec: JobSpec | ProfileSpec, key: str | None, response: Response) -> JobView:
+def _submitted(service: TheService, kind: JobKind, queue: str, spec: JobSpec | ProfileSpec, key: str | None) -> Response:
     try:
         document = spec.model_dump(mode="json")
         job, _ = jobs.submit(service.db, kind, spec.name, document, queue, service.settings.max_attempts, key)
     except jobs.IdempotencyConflict as error:
         remedy = "use a new key for a new submission"
         raise Refusal(409, str(error), [Problem("header.Idempotency-Key", key, None, remedy, str(error))]) from error
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return JobView.of(job)
+    return _answer(JobView.of(job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 
-def _shown(view: DryRun | ProfileDryRun) -> Response:
-    return Response(view.model_dump_json(), 200, media_type="application/json")
+def _answer(view: JobView | DryRun | ProfileDryRun, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Written out here, in the thread of the request: FastAPI would take another one to check the view against its own model."""
+    return Response(view.model_dump_json(), status, headers, media_type="application/json")

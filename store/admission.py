@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from costs.families import MAX_WIDTH, Network, default_widths
 from costs.model import Cost, CostModel, CostName, Macs, Parameters
@@ -57,7 +58,7 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
     model = _cost_model(spec.budget, db, load_table, problems)
     if problems or shape is None or network is None or model is None:
         raise InvalidSpec(problems)
-    wiring = network.wiring()
+    wiring = _wiring(network)
     seed_cost = _priced_seed(spec, network, wiring, model)
     warnings = (*_device_warnings(spec.budget, db), *_growth_warnings(spec, wiring, model))
     return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
@@ -77,7 +78,7 @@ def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
         problems.append(_unknown_device("device", spec.device, db))
     if problems or network is None:
         raise InvalidSpec(problems)
-    return ProfileAdmission(network, network.wiring(), Setting(spec.batch_size, spec.threads), ())
+    return ProfileAdmission(network, _wiring(network), Setting(spec.batch_size, spec.threads), ())
 
 
 def seed_network(spec: NetworkSpec, data: DataShape) -> Network:
@@ -85,7 +86,7 @@ def seed_network(spec: NetworkSpec, data: DataShape) -> Network:
     widths = spec.widths if spec.widths is not None else default_widths(spec.family, spec.width_multiplier or 1.0)
     network = Network(spec.family, widths, data.image_size, data.in_channels, data.classes, spec.activation)
     try:
-        network.wiring()
+        _wiring(network)
     except ValueError as error:
         if spec.widths is None:
             limit, remedy = f"widths up to {MAX_WIDTH}", "choose a smaller width_multiplier"
@@ -108,6 +109,11 @@ def cost_model(cost: CostName, table: CostTable, setting: Setting) -> CostModel:
 def widest(widths: tuple[int, ...], max_growth: float) -> tuple[int, ...]:
     """The widths beyond which no channel group grows."""
     return tuple(min(MAX_WIDTH, int(width * max_growth)) for width in widths)
+
+
+@lru_cache(maxsize=64)
+def _wiring(network: Network) -> Wiring:
+    return network.wiring()
 
 
 def _seed(spec: JobSpec, settings: Settings, problems: list[Problem]) -> tuple[DataShape | None, Network | None]:
