@@ -204,7 +204,7 @@
       scales: { x: { time: false }, y: { range: (_, low, high) => yRange(name, low, high) } },
       series: [{ label: "step", value: (_, step) => (step === null ? "last" : step.toLocaleString("en")) }, ...series],
       axes: [
-        { ...axis, space: 64, values: (_, steps) => steps.map((step) => (Number.isInteger(step) ? step.toLocaleString("en") : "")) },
+        { ...axis, space: 64, size: 36, values: (_, steps) => steps.map((step) => (Number.isInteger(step) ? step.toLocaleString("en") : "")) },
         { ...axis, size: 52, values: (_, values) => values.map((value) => axisWords.format(value)) },
       ],
       legend: { markers: { width: 2.5, dash: (_, i) => (lines[i - 1]?.dots ? "dotted" : lines[i - 1]?.dash.length ? "dashed" : "solid") } },
