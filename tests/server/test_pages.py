@@ -217,7 +217,8 @@ def test_succeeded(read: Callable[..., str], claimed: Callable[..., Lease], db: 
     jobs.finish(db, lease, "succeeded")
     shown = read(f"/jobs/{lease.job.id}")
     for part in (
-        "Verdict", "at most 40,000 MACs on this-host", REPORT["verdict"]["sentence"], "Lower is better.", "31,234 MACs exact", "1.300 ms [1.280, 1.310] measured",
+        "Verdict", "at most 40,000 MACs on this-host", REPORT["verdict"]["sentence"],
+        "Lower is better.", "31,234 MACs exact", "1.300 ms [1.280, 1.310] measured",
         "not measured: the job ran on a, not on b", "no result: out of memory", "812 parameters", "3.21 G MACs", "96.1 %", "0.2000 nats",
         "not compared: the budget is in macs", "9 repetitions (1 rejected)", "report.json", "11 Jul 2026, 14:03 UTC",
         "Step grown random (control)",
