@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from costs.shapes import Wiring
-from growth.tracing import Step, TraceError, trace
+from growth.steps import Step, TraceError
+from growth.tracing import trace
 from growth.units import wire
 
 __all__ = ["ChannelGraph", "ChannelGroup", "Consumer", "TraceError", "find_groups"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from growth.groups import ChannelGraph
 from growth.segments import call_of
 from growth.splitting import Batch, Loss
-from growth.tracing import Step
+from growth.steps import Step
 
 
 def reference_product(

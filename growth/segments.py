@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from growth.groups import ChannelGraph
 from growth.layers import Bend, Channelwise, Depthwise, Fixed, Layer, Mix, Saved, Sum, Window
-from growth.tracing import Step
+from growth.steps import Step
 
 
 @dataclass(frozen=True, slots=True)

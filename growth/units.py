@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from costs.shapes import Activation, LayerShape, Op, Unit
-from growth.tracing import Step, TraceError
+from growth.steps import Step, TraceError
 
 # costs has a word for the activations that a profiler measures; "other" has exact counts, and no entry in a measured table
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "relu": "relu"}

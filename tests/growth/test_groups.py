@@ -105,6 +105,16 @@ class Twice(nn.Module):
         return self.conv(self.conv(x))
 
 
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.one(x))
+
+
 class Concatenates(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, x], 1)
@@ -124,7 +134,8 @@ def between(layer: nn.Module) -> nn.Module:
     ("make", "says"),
     [
         (lambda: between(Looks()), r"module '1' \(Looks\) can't be traced"),
-        (lambda: nn.Sequential(Twice(), nn.Conv2d(3, 2, 1)), "'0.conv' is called twice"),
+        (lambda: nn.Sequential(Twice(), nn.Conv2d(3, 2, 1)), "'0.conv' are used twice"),
+        (lambda: nn.Sequential(Tied(), nn.Conv2d(3, 2, 1)), "'0.other' are used twice"),
         (lambda: between(Concatenates()), r"\(cat\) inside module '1' can't be followed"),
         (lambda: between(Shifts()), "inside module '1' adds something other than two tensors"),
         (lambda: between(nn.GroupNorm(2, 4)), r"module '1' \(GroupNorm\) can't be followed.*register"),
