@@ -37,7 +37,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 class Result:
     width_multiplier: float
     memory_format: str
-    step_ms: float
+    step_cpu_ms: float
     first_per_step: float
     next_per_step: float
     rounds: int
@@ -54,14 +54,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     pin_allocator()
-    print(f"{'width':>6} {'format':>14} {'step ms':>9} {'first/step':>11} {'next/step':>10}")
+    print(f"{'width':>6} {'format':>14} {'step cpu ms':>12} {'first/step':>11} {'next/step':>10}")
     results = []
     for multiplier in options.widths:
         for name in options.formats:
             result = compare(multiplier, name, options.activation, options.batch_size, options.rounds)
             results.append(result)
             print(
-                f"{multiplier:6.2f} {name:>14} {result.step_ms:9.1f} {result.first_per_step:11.2f} {result.next_per_step:10.2f}", flush=True
+                f"{multiplier:6.2f} {name:>14} {result.step_cpu_ms:12.1f} {result.first_per_step:11.2f} {result.next_per_step:10.2f}",
+                flush=True,
             )
     if options.output:
         setting = {"batch_size": options.batch_size, "image_size": 32, "activation": options.activation, "threads": 1}
