@@ -22,9 +22,10 @@ def run_profile(attempt: Attempt) -> None:
         fraction = done / max(1, total)
         reporter.tell({"step": done, "total_steps": total, "overall_fraction": fraction, "eta_seconds": total - done, "message": message})
 
-    table = profile(
-        admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds, progress=tell, should_stop=attempt.asked_to_stop
-    )
-    attempt.stop_if_asked()
+    arguments = (admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds)
+    try:
+        table = profile(*arguments, progress=tell, should_stop=attempt.asked_to_stop)
+    finally:
+        attempt.stop_if_asked()  # also where too few readings were an error: they are too few because it was told to stop
     devices.save_table(attempt.db, attempt.lease, table)
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0, "entries": len(table)}, at_once=True)

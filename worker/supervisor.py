@@ -7,6 +7,7 @@ finished, failed or cancelled job has a living process.  Every write is fenced b
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -59,19 +60,31 @@ def supervise(
     if lease is None:
         logger.info("job %s is not to be had; its message is dropped", job_id)
         return
+    try:
+        _carry_out(db, settings, lease, device, stopping, command, grace_seconds)
+    except LeaseLost:
+        logger.warning("lost the lease of job %s (attempt %d); its process is killed, nothing is written", job_id, lease.attempt)
+    except OSError as error:
+        logger.exception("job %s can't be run here", job_id)
+        cause: Cause = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "internal"
+        jobs.requeue(db, lease, cause, f"the worker could not run the job: {error}; look at its disk and its limits")
+
+
+def _carry_out(
+    db: Database, settings: Settings, lease: Lease, device: str, stopping: Callable[[], bool], command: Sequence[str], grace_seconds: float
+) -> None:  # fmt: skip
+    """Start the child, watch it, and settle.  Whatever happens, its group is dead afterwards."""
     register = Register(settings.data_dir / "pids")
-    for stray in register.end_strays(job_id):
+    for stray in register.end_strays(lease.job.id):
         logger.warning("ended process group %d, left behind by an attempt whose supervisor died", stray)
     with open_log(settings, lease) as log:
         child = Child.start(command, order(lease, settings, device), log)
         try:
-            note = register.add(child.pid, job_id)
+            note = register.add(child.pid, lease.job.id)
             _watch(db, lease, child, settings, stopping, grace_seconds)
             child.kill()
             note.unlink(missing_ok=True)  # the next attempt may have taken it for a stray's
             _settle(db, lease, child, settings)
-        except LeaseLost:
-            logger.warning("lost the lease of job %s (attempt %d); its process is killed, nothing is written", job_id, lease.attempt)
         finally:
             child.kill()
 

@@ -98,8 +98,9 @@ def _answers(client: httpx.Client) -> bool:
         return False
 
 
-def test_the_server_holds_no_torch(service: Service) -> None:
-    assert "libtorch" not in Path(f"/proc/{service.pids['server']}/maps").read_text()
+@pytest.mark.parametrize("name", ["server", "worker-1"])
+def test_only_the_training_child_holds_torch(service: Service, name: str) -> None:
+    assert "libtorch" not in Path(f"/proc/{service.pids[name]}/maps").read_text()
 
 
 def test_one_service_per_data_folder(service: Service) -> None:

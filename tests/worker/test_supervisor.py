@@ -164,6 +164,13 @@ def test_a_worker_that_makes_way_gives_the_attempt_back(db: Database, settings: 
     assert (job.state, job.attempt, job.max_attempts) == ("queued", 1, 4)
 
 
+def test_a_worker_that_can_not_write_its_log_says_so(db: Database, settings: Settings) -> None:
+    (settings.data_dir / "logs").write_text("in the way")
+    job = Attempt(db, settings, submit(db), SUCCEED).end()
+    assert (job.state, job.cause) == ("queued", "internal")
+    assert "could not run the job" in str(job.message)
+
+
 def test_a_job_that_is_not_queued_is_left_alone(db: Database, settings: Settings) -> None:
     job_id = submit(db)
     jobs.cancel(db, job_id)
