@@ -82,7 +82,7 @@ class Growth:
         """The run that was saved to ``path``, with the same data and cost model.  CheckpointError if it can't be continued."""
         tensors, state = checkpoint.read(path)
         network = checkpoint.network_from(state["network"])
-        growth = cls(build(network), network, data, cost_model, GrowthConfig(**state["config"]))
+        growth = cls(build(network, torch.Generator()), network, data, cost_model, GrowthConfig(**state["config"]))
         growth._restore(tensors, state)
         return growth
 
@@ -132,7 +132,7 @@ class Growth:
         loss_before = self._settled(number).loss
         if number == 1:
             self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
-        scores = SCORERS[config.scorer](self.model, self.graph, scoring, [], cross_entropy, seeded(config.seed, "scoring", number))
+        scores = SCORERS[config.scorer](self.model, self.graph, scoring, cross_entropy, seeded(config.seed, "scoring", number))
         self.charged_macs += self._scoring_macs()
         gains = rounds.gains(scores, config.split_step)
         limit = rounds.round_limit(self._seed_cost(), config, number)
@@ -298,5 +298,6 @@ class Growth:
         self.seed_evaluation = state["seed_evaluation"] and Evaluation(**state["seed_evaluation"])
         parent = {name.removeprefix("parent."): tensor for name, tensor in tensors.items() if name.startswith("parent.")}
         if parent and self._proposal is not None:
-            self._parent = Learner.of(build(replace(self.network, widths=self._proposal.widths_before)), self.config)
+            parent_network = replace(self.network, widths=self._proposal.widths_before)
+            self._parent = Learner.of(build(parent_network, torch.Generator()), self.config)
             self._parent.load(parent)

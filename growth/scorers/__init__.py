@@ -1,6 +1,6 @@
 """How channels are scored, by name."""
 
-from growth.scorers.at_random import AtRandom
+from growth.scorers.at_random import at_random
 from growth.scorers.base import GroupScore, Scorer
 from growth.scorers.by_solver import BySolver
 from growth.solvers import dense, lanczos, rayleigh
@@ -11,5 +11,5 @@ SCORERS: dict[str, Scorer] = {
     "splitting": BySolver(lanczos),
     "rayleigh": BySolver(rayleigh),
     "exact": BySolver(dense),
-    "random": AtRandom(),
+    "random": at_random,
 }

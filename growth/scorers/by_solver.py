@@ -1,4 +1,4 @@
-"""Scores by the splitting matrix: an eigensolver finds index and direction on the scoring batches, fresh batches check them."""
+"""Scores by the splitting matrix: an eigensolver finds index and direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from growth.groups import ChannelGraph
 from growth.pointwise import Curvature, Softplus
-from growth.scorers.base import GroupScore, check_fresh, fresh_quotients, parents
+from growth.scorers.base import GroupScore, parents
 from growth.solvers import Solver
 from growth.splitting import Batch, Loss, SplittingProduct
 
@@ -23,18 +23,10 @@ class BySolver:
     curvature: Curvature = field(default_factory=Softplus)
 
     def __call__(
-        self,
-        model: nn.Module,
-        graph: ChannelGraph,
-        batches: Sequence[Batch],
-        fresh_batches: Sequence[Batch],
-        loss: Loss,
-        generator: torch.Generator,
+        self, model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], loss: Loss, generator: torch.Generator
     ) -> list[GroupScore]:
-        check_fresh(fresh_batches)
         found = self.solver(SplittingProduct(model, graph, batches, loss, self.curvature), generator)
-        fresh = fresh_quotients(model, graph, fresh_batches, loss, self.curvature, [pairs.direction for pairs in found])
         return [
-            GroupScore(pairs.index, pairs.direction, pairs.residual, theta.norm(dim=1), *checked)
-            for pairs, theta, checked in zip(found, parents(model, graph), fresh, strict=True)
+            GroupScore(pairs.index, pairs.direction, pairs.residual, theta.norm(dim=1))
+            for pairs, theta in zip(found, parents(model, graph), strict=True)
         ]

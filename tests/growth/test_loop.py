@@ -215,7 +215,7 @@ def test_scoring_is_charged_for_at_least_the_products_it_makes(scorer: str, monk
         return on_batch(self, number, v)
 
     monkeypatch.setattr(SplittingProduct, "on_batch", counted)
-    SCORERS[scorer](growth.model, growth.graph, scoring, [], nn.functional.cross_entropy, torch.Generator())
+    SCORERS[scorer](growth.model, growth.graph, scoring, nn.functional.cross_entropy, torch.Generator())
     fan_ins = [9, 36]
     fresh = 5 * CONFIG.fresh_samples * growth.macs
     charged = rounds.scoring_macs(growth.macs, fan_ins, growth.config) - fresh

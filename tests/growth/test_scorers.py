@@ -1,4 +1,4 @@
-"""Every scorer keeps the contract; fresh quotients are what they say; relative indices don't see a rescaled normalised layer."""
+"""Every scorer keeps the contract; chance ranks by chance alone; relative indices don't see a rescaled normalised layer."""
 
 from __future__ import annotations
 
@@ -40,45 +40,35 @@ def batch(samples: int, seed: int) -> Batch:
     return torch.randn(samples, 1, 6, 6, generator=seeded(seed)).double(), torch.randint(2, (samples,), generator=seeded(seed))
 
 
-def traced() -> tuple[nn.Sequential, ChannelGraph, list[Batch], list[Batch]]:
+def traced() -> tuple[nn.Sequential, ChannelGraph, list[Batch]]:
     model = network()
-    return model, find_groups(model, batch(1, 0)[0]), [batch(6, 0), batch(6, 1)], [batch(4, 2), batch(4, 3), batch(2, 4)]
+    return model, find_groups(model, batch(1, 0)[0]), [batch(6, 0), batch(6, 1)]
 
 
 def score(name: str, seed: int = 0) -> list[GroupScore]:
-    model, graph, batches, fresh = traced()
-    return SCORERS[name](model, graph, batches, fresh, functional.cross_entropy, seeded(seed))
+    model, graph, batches = traced()
+    return SCORERS[name](model, graph, batches, functional.cross_entropy, seeded(seed))
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_contract(name: str) -> None:
-    model, graph, _, fresh = traced()
+    model, graph, batches = traced()
     scores, again = score(name), score(name)
     assert len(scores) == len(graph.groups)
-    product = SplittingProduct(model, graph, fresh, functional.cross_entropy)
+    product = SplittingProduct(model, graph, batches, functional.cross_entropy)
     images = product([s.direction for s in scores])
     for group, (s, same, image) in enumerate(zip(scores, again, images, strict=True)):
         channels, d = product.shapes[group]
-        for vector in (s.index, s.residual, s.parent_norm, s.fresh_index, s.fresh_error, s.relative_index):
+        for vector in (s.index, s.residual, s.parent_norm, s.relative_index):
             assert vector.shape == (channels,)
         assert s.direction.shape == (channels, d)
         torch.testing.assert_close(s.direction.norm(dim=1), torch.ones(channels, dtype=torch.float64))
-        torch.testing.assert_close(s.fresh_index, (image * s.direction).sum(1), rtol=1e-9, atol=1e-12)
-        assert (s.fresh_error > 0).all()
         weights = model[0 if group == 0 else 6].weight
         torch.testing.assert_close(s.parent_norm, cast(Tensor, weights).detach().flatten(1).norm(dim=1))
         assert torch.equal(s.index, same.index)
-
-
-def test_standard_error_over_unequal_batches() -> None:
-    model, graph, _, fresh = traced()
-    (s, _) = score("exact")
-    product = SplittingProduct(model, graph, fresh, functional.cross_entropy)
-    zero = torch.zeros(3, 4, dtype=torch.float64)
-    quotients = torch.stack([(product.on_batch(i, [s.direction, zero])[0] * s.direction).sum(1) for i in range(3)])
-    weights = torch.tensor([0.4, 0.4, 0.2]).double().unsqueeze(1)
-    mean = (weights * quotients).sum(0)
-    torch.testing.assert_close(s.fresh_error, ((weights**2 * (quotients - mean) ** 2).sum(0) * 3 / 2).sqrt())
+        assert torch.equal(s.direction, same.direction)
+        if name != "random":
+            torch.testing.assert_close(s.residual, (image - s.index.unsqueeze(1) * s.direction).norm(dim=1), rtol=1e-6, atol=1e-12)
 
 
 def test_splitting_matches_exact_where_the_space_is_small() -> None:
@@ -87,12 +77,13 @@ def test_splitting_matches_exact_where_the_space_is_small() -> None:
     assert (lanczos[0].index >= exact[0].index - 1e-12).all()  # d = 9, five steps
 
 
-def test_no_direction_beats_the_exact_one_on_its_own_sample() -> None:
-    model, graph, batches, _ = traced()
-    exact, chance = (SCORERS[name](model, graph, batches, batches, functional.cross_entropy, seeded()) for name in ("exact", "random"))
-    for s, t in zip(exact, chance, strict=True):
-        torch.testing.assert_close(s.fresh_index, s.index)
-        assert (t.fresh_index >= s.index).all()
+@pytest.mark.parametrize("name", [name for name in SCORERS if name != "exact"])
+def test_no_direction_beats_the_exact_one(name: str) -> None:
+    model, graph, batches = traced()
+    exact, other = score("exact"), score(name)
+    images = SplittingProduct(model, graph, batches, functional.cross_entropy)([s.direction for s in other])
+    for s, t, image in zip(exact, other, images, strict=True):
+        assert ((image * t.direction).sum(1) >= s.index - 1e-12).all()
 
 
 def test_random_is_random() -> None:
@@ -104,29 +95,39 @@ def test_random_is_random() -> None:
         assert not torch.equal(s.direction, t.direction)
 
 
-@pytest.mark.parametrize("name", SCORERS)
-def test_fresh_batches(name: str) -> None:
-    model, graph, batches, fresh = traced()
-    scores = SCORERS[name](model, graph, batches, [], functional.cross_entropy, seeded())
-    assert all(s.fresh_index.isnan().all() and s.relative_fresh.isnan().all() and s.relative_fresh_error.isnan().all() for s in scores)
-    with pytest.raises(ValueError, match="at least 2"):
-        SCORERS[name](model, graph, batches, fresh[:1], functional.cross_entropy, seeded())
+def test_random_ranks_by_chance_whatever_the_norms() -> None:
+    """Selection ranks by relative index: the same numbers in [-1, 0) with one channel a thousand times larger than the others."""
+    model, graph, batches = traced()
+    before = SCORERS["random"](model, graph, batches, functional.cross_entropy, seeded())
+    with torch.no_grad():
+        model[0].weight[2].mul_(1000)
+    after = SCORERS["random"](model, graph, batches, functional.cross_entropy, seeded())
+    for s, t in zip(before, after, strict=True):
+        torch.testing.assert_close(t.relative_index, s.relative_index)
+        assert ((t.relative_index >= -1 - 1e-9) & (t.relative_index < 0)).all()
+
+
+def test_random_gains_nothing_from_a_channel_of_zeros() -> None:
+    model, graph, batches = traced()
+    with torch.no_grad():
+        model[0].weight[1].zero_()
+    (first, _) = SCORERS["random"](model, graph, batches, functional.cross_entropy, seeded())
+    assert first.relative_index[1] == 0
+    assert (first.relative_index[[0, 2, 3]] < 0).all()
 
 
 @given(scales=st.lists(st.floats(1e-3, 1e3), min_size=4, max_size=4))
 @settings(max_examples=15, deadline=None)
 def test_relative_index_does_not_see_a_rescaled_normalised_layer(scales: list[float]) -> None:
     """A convolution's rows times c, its norm's statistics with them: the same function, so the same relative gain."""
-    model, graph, batches, fresh = traced()
-    before = SCORERS["exact"](model, graph, batches, fresh, functional.cross_entropy, seeded())
+    model, graph, batches = traced()
+    before = SCORERS["exact"](model, graph, batches, functional.cross_entropy, seeded())
     c = torch.tensor(scales, dtype=torch.float64)
     with torch.no_grad():
         model[0].weight.mul_(c.view(-1, 1, 1, 1))
         cast(Tensor, model[1].running_mean).mul_(c)
         cast(Tensor, model[1].running_var).mul_(c**2)
-    after = SCORERS["exact"](model, graph, batches, fresh, functional.cross_entropy, seeded())
+    after = SCORERS["exact"](model, graph, batches, functional.cross_entropy, seeded())
     for s, t in zip(before, after, strict=True):
         torch.testing.assert_close(t.relative_index, s.relative_index, rtol=1e-7, atol=1e-10)
-        torch.testing.assert_close(t.relative_fresh, s.relative_fresh, rtol=1e-5, atol=1e-8)
-        torch.testing.assert_close(t.relative_fresh_error, s.relative_fresh_error, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(after[0].index, before[0].index / c**2, rtol=1e-7, atol=0)
