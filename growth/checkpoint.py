@@ -64,7 +64,7 @@ def load_network(path: Path) -> tuple[Network, nn.Module]:
     """A network that ``save_network`` wrote, in eval mode."""
     tensors, state = read(path)
     network = network_from(state["network"])
-    model = build(network)
+    model = build(network, torch.Generator())  # its weights are replaced at once: leave the global generator alone
     model.load_state_dict(tensors, strict=True)
     return network, model.eval()
 
