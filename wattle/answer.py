@@ -75,12 +75,17 @@ def progress_console() -> Console:
 
 def problem_text(document: Document) -> RenderableType:
     """A problem document as a few lines: what, then one block per field with value, limit and remedy."""
-    title, detail = str(document.get("title", "Problem")), str(document.get("detail") or "")
-    lines: list[RenderableType] = [Text.assemble((f"{title}", "bold red"), f": {detail}" if detail else "")]
-    for error in document.get("errors") or []:
+    title, detail, errors = str(document.get("title", "Problem")), str(document.get("detail") or ""), document.get("errors") or []
+    said = any(error.get("message") and error["message"] in detail for error in errors)  # the server repeats its first error there
+    lines: list[RenderableType] = [Text.assemble((title, "bold red"), "" if said or not detail else f": {detail}")]
+    for error in errors:
         lines.append(Text.assemble("  ", (str(error.get("field") or "spec"), "bold"), f": {error.get('message') or ''}"))
-        lines += [Text(f"    {key}: {error[key]}") for key in ("value", "limit", "remedy") if error.get(key) not in (None, "")]
+        lines += [Text(f"    {key}: {_plain(error[key])}") for key in ("value", "limit", "remedy") if error.get(key) not in (None, "", [])]
     return Group(*lines)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _of_the_system(error: OSError) -> Document:
