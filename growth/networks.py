@@ -1,7 +1,7 @@
 """Torch modules of a network family, built from its wiring: the one description that prices the network also builds it.
 
-Module paths are the wiring's unit names.  A convolution unit holds ``conv`` (no bias), ``norm`` and, where it has one,
-``activation``; so the first pointwise weights of a MobileNet are ``blocks.0.pointwise.conv.weight``.
+Module paths are the wiring's unit names.  A convolution unit holds ``conv`` (its bias left to the norm), ``norm`` and, where
+it has one, ``activation``; so the first pointwise weights of a MobileNet are ``blocks.0.pointwise.conv.weight``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def build(network: Network, generator: torch.Generator | None = None) -> nn.Sequ
             parent = _block(model, path) if path else model
             if unit.shape.op == "linear":
                 parent.add_module("flatten", nn.Flatten())
-            parent.add_module(name, _module(unit.shape))
+            parent.add_module(name, unit_module(unit.shape))
             if isinstance(parent, Block):
                 parent.residual |= unit.shape.residual
     model.to_empty(device="cpu")
@@ -63,17 +63,19 @@ def _block(model: nn.Sequential, path: str) -> Block:
     return block
 
 
-def _module(shape: LayerShape) -> nn.Module:
+def unit_module(shape: LayerShape) -> nn.Module:
+    """The layers of one unit, without its residual addition, which is the block's, and without a flatten before a linear layer."""
     if shape.op == "linear":
         return nn.Linear(shape.in_channels, shape.out_channels)
     if shape.op == "max_pool":
         return nn.MaxPool2d(shape.kernel, shape.stride)
     if shape.op == "global_pool":
         return nn.AdaptiveAvgPool2d(1)
-    conv = nn.Conv2d(
-        shape.in_channels, shape.out_channels, shape.kernel, shape.stride, shape.kernel // 2, groups=shape.groups, bias=False
-    )  # fmt: skip
-    parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, norm=nn.BatchNorm2d(shape.out_channels))
+    ins, outs = shape.in_channels, shape.out_channels
+    conv = nn.Conv2d(ins, outs, shape.kernel, shape.stride, shape.kernel // 2, groups=shape.groups, bias=not shape.norm)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+    if shape.norm:
+        parts["norm"] = nn.BatchNorm2d(outs)
     if shape.activation != "none":
         parts["activation"] = _ACTIVATIONS[shape.activation]()
     return nn.Sequential(parts)
@@ -86,6 +88,8 @@ def _initialise(model: nn.Module, generator: torch.Generator | None) -> None:
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
             module.weight.normal_(0, math.sqrt(2 / fan_out), generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):

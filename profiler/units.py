@@ -1,7 +1,7 @@
 """Units as they run inside a network: the module of a layer shape, and inputs for it.
 
-The modules are those of ``growth.networks`` for the same shape (convolution, norm and activation as separate calls), so that an
-entry includes what a unit costs in calls and memory passes, too.  All units of a sweep share one block of weights and one of
+``growth.networks`` builds the modules as it does for a network (convolution, norm and activation as separate calls), so that an entry
+includes what a unit costs in calls and memory passes, too.  All units of a sweep share one block of weights and one of
 activations: a sweep has hundreds of shapes and runs one at a time.
 """
 
@@ -14,12 +14,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from costs.shapes import Activation, LayerShape
+from costs.shapes import LayerShape
 from costs.table import Setting
+from growth.networks import unit_module
 from profiler.device import MEMORY_FORMATS
 from profiler.timing import Work
 
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU}
 _WEIGHT_STD = 0.1
 
 
@@ -35,14 +35,6 @@ class Residual(nn.Module):
         return y
 
 
-def build_unit(shape: LayerShape) -> nn.Module:
-    """The unit in eval mode, with random weights."""
-    unit = _residual(shape)
-    for parameter in unit.parameters():
-        nn.init.normal_(parameter, std=_WEIGHT_STD)
-    return unit.eval()
-
-
 def example_inputs(shape: LayerShape, batch: int) -> tuple[tuple[int, ...], ...]:
     """Sizes of the unit's inputs: the activation it reads and, for a residual unit, the one it is added to."""
     read = (batch, shape.in_channels, *((1, 1) if shape.op == "linear" else (shape.height, shape.width)))
@@ -52,7 +44,7 @@ def example_inputs(shape: LayerShape, batch: int) -> tuple[tuple[int, ...], ...]
 def unit_work(shapes: Iterable[LayerShape], setting: Setting) -> dict[LayerShape, Work]:
     """One call of each unit, ready to be measured."""
     with torch.device("meta"):
-        units = {shape: _residual(shape).eval() for shape in shapes}
+        units = {shape: _unit(shape).eval() for shape in shapes}
     sizes = {shape: example_inputs(shape, setting.batch) for shape in units}
     generator = torch.Generator().manual_seed(0)
     weights = torch.empty(max((p.numel() for unit in units.values() for p in unit.parameters()), default=0))
@@ -69,25 +61,12 @@ def unit_work(shapes: Iterable[LayerShape], setting: Setting) -> dict[LayerShape
     return work
 
 
-def _residual(shape: LayerShape) -> nn.Module:
-    return Residual(_plain(shape)) if shape.residual else _plain(shape)
-
-
-def _plain(shape: LayerShape) -> nn.Module:
+def _unit(shape: LayerShape) -> nn.Module:
+    """The unit with what stands around it in a network: its residual addition, or the flatten before a linear layer."""
+    unit = unit_module(shape)
     if shape.op == "linear":
-        return nn.Sequential(nn.Flatten(), nn.Linear(shape.in_channels, shape.out_channels))
-    if shape.op == "max_pool":
-        return nn.MaxPool2d(shape.kernel, shape.stride)
-    if shape.op == "global_pool":
-        return nn.AdaptiveAvgPool2d(1)
-    ins, outs = shape.in_channels, shape.out_channels
-    conv = nn.Conv2d(ins, outs, shape.kernel, shape.stride, shape.kernel // 2, groups=shape.groups, bias=not shape.norm)
-    parts: list[nn.Module] = [conv]
-    if shape.norm:
-        parts.append(nn.BatchNorm2d(outs))
-    if shape.activation != "none":
-        parts.append(_ACTIVATIONS[shape.activation]())
-    return nn.Sequential(*parts)
+        return nn.Sequential(nn.Flatten(), unit)
+    return Residual(unit) if shape.residual else unit
 
 
 def _materialise(unit: nn.Module, weights: Tensor) -> None:

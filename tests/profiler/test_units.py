@@ -1,3 +1,6 @@
+from functools import partial
+from typing import cast
+
 import pytest
 import torch
 from torch import nn
@@ -6,9 +9,17 @@ from costs.families import Family, Network, default_widths
 from costs.shapes import LayerShape
 from costs.table import Setting
 from growth.networks import build
-from profiler.units import Residual, build_unit, example_inputs, unit_work
+from profiler.timing import Work
+from profiler.units import Residual, example_inputs, unit_work
 
 FAMILIES: list[Family] = ["mobilenet_v1", "mobilenet_v2", "plain"]
+
+
+def module(work: Work) -> nn.Module:
+    """What is called to do a unit's work."""
+    unit = cast("partial[object]", work).func
+    assert isinstance(unit, nn.Module)
+    return unit
 
 
 def leaves(module: nn.Module) -> list[str]:
@@ -20,8 +31,9 @@ def leaves(module: nn.Module) -> list[str]:
 def test_a_unit_is_what_the_network_executes_for_that_shape(family: Family) -> None:
     network = Network(family, default_widths(family, 0.1), 16, 3, 5)
     model = build(network)
+    work = unit_work(network.wiring().shapes(), Setting())
     for unit in network.wiring().units:
-        alone, inside = build_unit(unit.shape), model.get_submodule(unit.name)
+        alone, inside = module(work[unit.shape]), model.get_submodule(unit.name)
         if unit.shape.op == "linear":
             assert leaves(alone) == [repr(nn.Flatten()), *leaves(inside)]
         else:
@@ -48,13 +60,13 @@ def test_weights_and_activations_are_shared_between_units() -> None:
     shapes = [LayerShape("conv2d", width, width, 3, 1, 1, 8, 8, True, "relu") for width in (4, 8, 16)]
     work = unit_work(shapes, Setting())
     inputs = {call.args[0].data_ptr() for call in work.values()}  # type: ignore[attr-defined]  # partials, as built
-    weights = {call.func[0].weight.data_ptr() for call in work.values()}  # type: ignore[attr-defined]  # partials, as built
+    weights = {module(call).get_parameter("conv.weight").data_ptr() for call in work.values()}
     assert len(inputs) == len(weights) == 1
 
 
 def test_a_residual_unit_reads_two_activations() -> None:
     shape = LayerShape("conv2d", 12, 4, 1, 1, 1, 6, 6, True, "none", True)
     assert example_inputs(shape, 2) == ((2, 12, 6, 6), (2, 4, 6, 6))
-    unit, x, skip = build_unit(shape), torch.randn(2, 12, 6, 6), torch.randn(2, 4, 6, 6)
+    unit, x, skip = module(unit_work([shape], Setting())[shape]), torch.randn(2, 12, 6, 6), torch.randn(2, 4, 6, 6)
     assert isinstance(unit, Residual)
     torch.testing.assert_close(unit(x, skip), unit.unit(x) + skip)
