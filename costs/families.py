@@ -8,6 +8,7 @@ Small images get fewer halvings: the last ones of the family's list are kept, as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,8 +68,10 @@ def _known(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def default_widths(family: Family, multiplier: float = 1.0) -> tuple[int, ...]:
-    """The published widths times ``multiplier``, rounded, at least 2 (no rounding to multiples of 8)."""
+    """The published widths times ``multiplier``, rounded, at least 2 (no rounding to multiples of 8).  ValueError out of range."""
     _known("family", family, tuple(_FAMILIES))
+    if not 0 < multiplier < math.inf:
+        raise ValueError(f"width multiplier is {multiplier}; it must be above 0 and finite")
     if family == "mobilenet_v1":
         base: Sequence[int] = _V1_WIDTHS
     elif family == "plain":
@@ -76,6 +79,13 @@ def default_widths(family: Family, multiplier: float = 1.0) -> tuple[int, ...]:
     else:
         base = _v2_widths()
     return tuple(max(MIN_WIDTH, round(width * multiplier)) for width in base)
+
+
+def largest_widths(widths: Sequence[int], max_growth: float) -> tuple[int, ...]:
+    """The widest each channel group may become.  ValueError when ``max_growth`` would shrink them, or is not finite."""
+    if not 1 <= max_growth < math.inf:
+        raise ValueError(f"max_growth is {max_growth}; it is the largest multiple of a width: give at least 1")
+    return tuple(min(MAX_WIDTH, int(width * max_growth)) for width in widths)
 
 
 def _v2_widths() -> list[int]:

@@ -16,13 +16,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from costs.families import Network
+from costs.families import Network, largest_widths
 from costs.model import CostModel, Macs
 from costs.shapes import Wiring
 from costs.table import NoCost
 from growth.config import GrowthConfig
 from growth.loop import Growth
-from growth.rounds import largest_widths, round_limit
+from growth.rounds import round_limit
 from growth.selection import select
 from growth.training import size
 
@@ -53,7 +53,7 @@ def seed_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> 
 
 def uniform_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:
     """The largest multiple of the seed's widths within the limit and ``max_growth``."""
-    most = largest_widths(wiring.widths, config)
+    most = largest_widths(wiring.widths, config.max_growth)
 
     def times(factor: float) -> Widths:
         return tuple(min(top, round(width * factor)) for width, top in zip(wiring.widths, most, strict=True))
@@ -71,7 +71,7 @@ def uniform_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) 
 
 def cost_only_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:
     """The most channels that the rounds' shares of the budget allow, no width more than doubling in a round."""
-    most, seed_cost = largest_widths(wiring.widths, config), cost_model.network(wiring.shapes()).value
+    most, seed_cost = largest_widths(wiring.widths, config.max_growth), cost_model.network(wiring.shapes()).value
     for number in range(1, config.rounds + 1):
         alike = [np.ones(width) for width in wiring.widths]
         chosen = select(alike, wiring, cost_model, round_limit(seed_cost, config, number), most)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from costs.families import Network
+from costs.families import Network, largest_widths
 from costs.model import Cost, CostModel, Macs
 from growth import checkpoint, rounds
 from growth.checkpoint import CheckpointError
@@ -136,7 +136,7 @@ class Growth:
         self.charged_macs += self._scoring_macs()
         gains = rounds.gains(scores, config.split_step)
         limit = rounds.round_limit(self._seed_cost(), config, number)
-        largest = rounds.largest_widths(self.seed_widths, config)
+        largest = largest_widths(self.seed_widths, config.max_growth)
         selection = select(gains, wiring, self.cost_model, limit, largest)
         splits = rounds.splits(scores, gains, selection)
         predicted = rounds.prediction(self.model, self.graph, splits, fresh, config.split_step)

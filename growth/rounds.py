@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from costs.families import MAX_WIDTH
 from costs.shapes import Wiring
 from growth.config import GrowthConfig
 from growth.groups import ChannelGraph
@@ -80,11 +79,6 @@ def round_limit(seed_cost: float, config: GrowthConfig, number: int) -> float:
     if number == config.rounds:
         return config.limit
     return seed_cost * math.pow(config.limit / seed_cost, number / config.rounds)
-
-
-def largest_widths(seed_widths: Sequence[int], config: GrowthConfig) -> list[int]:
-    """The largest width each group may reach."""
-    return [min(MAX_WIDTH, int(width * config.max_growth)) for width in seed_widths]
 
 
 def gains(scores: Sequence[GroupScore], split_step: float) -> list[Floats]:

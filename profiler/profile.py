@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from costs.families import Network
+from costs.families import Network, largest_widths
 from costs.shapes import LayerShape
 from costs.table import CostTable, Setting
 from growth.networks import build
 from profiler.anchors import anchor_widths, calibrate, network_work
 from profiler.device import Fingerprint, fingerprint, ready_to_measure
 from profiler.meters import METERS
-from profiler.sweep import as_entries, largest_widths, plan, sentinel
+from profiler.sweep import as_entries, plan, sentinel
 from profiler.timing import Progress, Work, interleave, never, silent
 from profiler.units import unit_work
 

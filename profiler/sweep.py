@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 
-from costs.families import MAX_WIDTH
 from costs.shapes import LayerShape, Unit, Wiring
 from costs.table import UNITS, CostEntry, Setting
 from profiler.device import ready_to_measure
@@ -30,13 +29,6 @@ class Sweep:
 
     entries: list[CostEntry]
     missing: dict[LayerShape, NoResult]
-
-
-def largest_widths(widths: Sequence[int], max_growth: float) -> tuple[int, ...]:
-    """The widest each group may become.  ValueError when ``max_growth`` would shrink them."""
-    if not max_growth >= 1:
-        raise ValueError(f"max_growth is {max_growth}; it is the largest multiple of a width to measure: give at least 1")
-    return tuple(min(MAX_WIDTH, int(width * max_growth)) for width in widths)
 
 
 def grid(width: int, largest: int) -> list[int]:

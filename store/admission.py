@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from costs.families import MAX_WIDTH, Network, default_widths
+from costs.families import MAX_WIDTH, Network, default_widths, largest_widths
 from costs.model import Cost, CostModel, CostName, Macs, Parameters
 from costs.shapes import Wiring
 from costs.table import CostTable, NoCost, Setting, TableCost
@@ -23,7 +23,7 @@ from store.settings import Settings
 from store.spec import BudgetSpec, JobSpec, NetworkSpec, ProfileSpec
 from store.views import UnknownDevice
 
-__all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network", "widest"]
+__all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network"]
 
 LoadTable = Callable[[Database, str], CostTable]  # by device name, UnknownDevice if there is none; the server passes one that remembers
 
@@ -104,11 +104,6 @@ def cost_model(cost: CostName, table: CostTable, setting: Setting) -> CostModel:
     if cost == "params":
         return Parameters()
     return TableCost(table, cost, setting)
-
-
-def widest(widths: tuple[int, ...], max_growth: float) -> tuple[int, ...]:
-    """The widths beyond which no channel group grows."""
-    return tuple(min(MAX_WIDTH, int(width * max_growth)) for width in widths)
 
 
 @lru_cache(maxsize=64)
@@ -199,7 +194,7 @@ def _growth_warnings(spec: JobSpec, wiring: Wiring, model: CostModel) -> tuple[s
     """Does something other than the budget end the growth?"""
     budget, most = spec.budget, spec.growth.max_growth
     try:
-        largest = model.network(wiring.shapes(widest(wiring.widths, most)))
+        largest = model.network(wiring.shapes(largest_widths(wiring.widths, most)))
     except NoCost as error:
         reach = str(error).partition("; run `")[0]
         return (f"the cost table does not reach {most:g} times the seed's widths, so growth ends where it ends: {reach}",)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costs.families import Family, Network, default_widths
+from costs.families import MAX_WIDTH, Family, Network, default_widths, largest_widths
 from costs.model import Macs, Parameters
 from costs.shapes import LayerShape
 
@@ -170,3 +170,19 @@ def test_bad_networks_are_refused_with_value_and_limit(change: dict[str, object]
 def test_widths_of_an_unknown_family_are_refused() -> None:
     with pytest.raises(ValueError, match="family is 'resnet'"):
         default_widths("resnet")
+
+
+@pytest.mark.parametrize("multiplier", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_multiplier_out_of_range_is_refused(multiplier: float) -> None:
+    with pytest.raises(ValueError, match="width multiplier is"):
+        default_widths("plain", multiplier)
+
+
+def test_no_group_grows_beyond_the_widest_a_network_may_be() -> None:
+    assert largest_widths((10, 3000), 2.5) == (25, MAX_WIDTH)
+
+
+@pytest.mark.parametrize("max_growth", [0.5, -1.0, float("nan"), float("inf")])
+def test_a_growth_that_shrinks_or_has_no_end_is_refused(max_growth: float) -> None:
+    with pytest.raises(ValueError, match="max_growth is"):
+        largest_widths((10,), max_growth)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from costs.families import Network
+from costs.families import Network, largest_widths
 from costs.table import CostEntry, CostTable, NoCost, Setting
 from profiler.anchors import anchor_widths, calibrate, fit_scale, leave_one_out, measure_networks
 from profiler.meters import METERS, WallClock
-from profiler.sweep import largest_widths, plan
+from profiler.sweep import plan
 from profiler.timing import Measurement, NoResult
 
 ONE = Setting()

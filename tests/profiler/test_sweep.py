@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costs.families import MAX_WIDTH, Network, default_widths
+from costs.families import Network, default_widths, largest_widths
 from costs.table import CostEntry, CostTable, NoCost, Setting
 from profiler.meters import METERS, WallClock
-from profiler.sweep import grid, largest_widths, measure, plan
+from profiler.sweep import grid, measure, plan
 from profiler.timing import Measurement
 
 ONE = Setting()
@@ -73,12 +73,6 @@ def test_the_seeds_own_widths_are_measured_not_interpolated() -> None:
 def test_depthwise_layers_are_also_measured_off_the_grid() -> None:
     widths = {shape.in_channels for shape in plan(SEED.wiring(), (32,) * 14) if shape.depthwise}
     assert widths == {8, 15, 16, 23, 24, 31, 32}
-
-
-def test_no_group_grows_beyond_the_widest_a_network_may_be() -> None:
-    assert largest_widths((10, 3000), 2.5) == (25, MAX_WIDTH)
-    with pytest.raises(ValueError, match=r"max_growth is 0\.5"):
-        largest_widths((10,), 0.5)
 
 
 def test_a_tiny_sweep_on_this_machine_gives_dated_entries() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from costs.families import default_widths
+from costs.families import default_widths, largest_widths
 from costs.model import CostName
 from costs.shapes import LayerShape
 from costs.table import Anchor, Calibration, CostEntry, CostTable, Setting
 from store import devices
-from store.admission import InvalidSpec, Problem, admit, admit_profile, profile_command, seed_network, widest
+from store.admission import InvalidSpec, Problem, admit, admit_profile, profile_command, seed_network
 from store.database import Database
 from store.images import DataShape
 from store.settings import Settings
@@ -51,7 +51,7 @@ def measured(spec: JobSpec, growth: float, setting: Setting | None = None) -> Co
     """A table of the spec's network at its seed widths and at ``growth`` times those: every layer costs 0.1 ms, grown 0.2 ms."""
     setting = setting or Setting(spec.budget.batch_size, spec.budget.threads)
     wiring = seed_network(spec.network, DataShape(8, 1, 10)).wiring()
-    large = wiring.shapes(widest(wiring.widths, growth))
+    large = wiring.shapes(largest_widths(wiring.widths, growth))
     entries = [*(entry(shape, setting, 0.1) for shape in wiring.shapes()), *(entry(shape, setting, 0.2) for shape in large)]
     anchors = (Anchor("seed", wiring.widths, 0.7, 0.7, 0.69, 0.71),)
     return CostTable("this-host", entries, [Calibration("latency_ms", setting, 1.0, 2.0, anchors)])

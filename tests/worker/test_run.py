@@ -12,11 +12,11 @@ import pytest
 import torch
 from sqlalchemy import update
 
-from costs.families import Network
+from costs.families import Network, largest_widths
 from costs.table import Calibration, CostEntry, CostTable, Setting
 from growth.checkpoint import load_network
 from growth.training import NotANumber
-from profiler.sweep import largest_widths, plan
+from profiler.sweep import plan
 from store import devices, jobs
 from store.artifacts import ArtifactStore
 from store.columns import database_time
