@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from costs.model import Cost, CostName, Kind
-from costs.shapes import LayerShape
+from costs.shapes import LayerShape, Wiring
 
 # 95 % of a normal distribution lie within this many mean absolute errors: 1.96 standard deviations, each sqrt(pi / 2) of them
 _HALF_WIDTH_PER_MEAN_ERROR = 1.96 * 1.2533
+
+_SAME_LAYER_SUM = 0.05  # relative
 
 
 class NoCost(LookupError):  # noqa: N818 - an answer the table gives, named for what it says
@@ -200,6 +202,23 @@ class TableCost:
         above = sum(layer.high - layer.value for layer in layers if layer.high is not None)
         low, high = value - (below**2 + calibration_half**2) ** 0.5, value + (above**2 + calibration_half**2) ** 0.5
         return Cost(value, self.unit, "calibrated_sum", max(0.0, low), high)
+
+    def calibrated_on(self, wiring: Wiring) -> bool:
+        """Whether the scale was fitted to networks of this wiring.  A device has one scale per setting, that of its last profile.
+
+        It was, if pricing the anchors' widths in this wiring gives their layer sums again (nearly: another number of classes is no other
+        network).
+        """
+        return all(self._layer_sum_is_known(anchor, wiring) for anchor in self.table.calibration(self.quantity, self.setting).anchors)
+
+    def _layer_sum_is_known(self, anchor: Anchor, wiring: Wiring) -> bool:
+        if len(anchor.widths) != len(wiring.widths):
+            return False
+        try:
+            layer_sum = sum(self.table.entry(shape, self.setting, self.quantity).value for shape in wiring.shapes(anchor.widths))
+        except NoCost:
+            return False
+        return abs(layer_sum - anchor.layer_sum) <= _SAME_LAYER_SUM * anchor.layer_sum
 
 
 UNITS: dict[CostName, str] = {"latency_ms": "ms", "energy_mj": "mJ", "macs": "MACs", "params": "parameters"}

@@ -60,7 +60,11 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
         raise InvalidSpec(problems)
     wiring = _wiring(network)
     seed_cost = _priced_seed(spec, network, wiring, model)
-    warnings = (*_device_warnings(spec.budget, db), *_growth_warnings(spec, wiring, model))
+    warnings = (
+        *_device_warnings(spec.budget, db),
+        *_calibration_warnings(spec, network, wiring, model),
+        *_growth_warnings(spec, wiring, model),
+    )
     return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
 
 
@@ -188,6 +192,17 @@ def _device_warnings(budget: BudgetSpec, db: Database) -> tuple[str, ...]:
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)
     )
     return (f"{budget.device} has changed since it was measured ({changed}): its prices may no longer hold; run wattle profile again",)
+
+
+def _calibration_warnings(spec: JobSpec, network: Network, wiring: Wiring, model: CostModel) -> tuple[str, ...]:
+    """Were whole networks like this one measured in the device's last profile with this setting?"""
+    if not isinstance(model, TableCost) or model.calibrated_on(wiring):
+        return ()
+    command = profile_command(spec.budget, network, spec.growth.max_growth)
+    return (
+        f"the last profile of {spec.budget.device} with this setting measured other networks (family, activation or image size), and its "
+        f"scale is applied here: prices may be off by more than their interval says; run: {command}",
+    )
 
 
 def _growth_warnings(spec: JobSpec, wiring: Wiring, model: CostModel) -> tuple[str, ...]:

@@ -158,3 +158,26 @@ def test_every_width_a_network_can_grow_to_is_priced_from_a_grid() -> None:
     table = CostTable("bench", [entry(s, s.macs + 1.0) for s in shapes])
     for widths in ((9, 12) * 7, (33, 40) * 7, (17,) * 14):
         assert all(table.entry(s, ONE, "latency_ms").value >= s.macs for s in network.wiring().shapes(widths))
+
+
+def test_a_scale_fitted_to_other_networks_is_known_as_such() -> None:
+    def shapes(network: Network) -> list[LayerShape]:
+        return [shape for widths in ((8, 8), (16, 16)) for shape in network.wiring().shapes(widths)]
+
+    def profiled(network: Network) -> tuple[list[CostEntry], Calibration]:
+        anchors = (
+            Anchor("a", widths, sum(s.macs + 1.0 for s in network.wiring().shapes(widths)), 1.0, 0.9, 1.1) for widths in ((8, 8), (16, 16))
+        )
+        return [entry(s, s.macs + 1.0) for s in shapes(network)], Calibration("latency_ms", ONE, 1.1, 3.0, tuple(anchors))
+
+    small, large = Network("plain", (8, 8), 8, 1, 10), Network("plain", (8, 8), 16, 1, 10)
+    (few, first), (many, second) = profiled(small), profiled(large)
+    table = CostTable("bench", [*few, *many], [first, second])  # the second replaces the first: same quantity and setting
+    cost = TableCost(table, "latency_ms", ONE)
+    assert table.calibrations == (second,)
+    assert cost.calibrated_on(large.wiring())
+    assert cost.calibrated_on(replace(large, classes=9).wiring())
+    assert not cost.calibrated_on(small.wiring())
+    assert not cost.calibrated_on(Network("plain", (8, 8, 8), 16, 1, 10).wiring())
+    assert not cost.calibrated_on(replace(large, activation="relu").wiring())
+    assert TableCost(CostTable("bench", [*many, *few], [second, first]), "latency_ms", ONE).calibrated_on(small.wiring())

@@ -176,6 +176,16 @@ def test_warning_when_the_device_has_changed_since(sqlite: Database, settings: S
     assert "(torch was '1', is '2')" in warning
 
 
+def test_warning_when_another_network_was_profiled_since(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    devices.save_table(sqlite, None, measured(latency(1), 4))
+    other = spec_of(network={"family": "plain", "widths": [4, 6]}, budget={"cost": "latency_ms", "limit": 1})
+    devices.save_table(sqlite, None, measured(other, 4))
+    (warning,) = admit(latency(0.9), sqlite, settings).warnings
+    assert "measured other networks" in warning
+    assert "run: wattle profile --device this-host --family plain" in warning
+
+
 def test_all_problems_are_found_at_once(sqlite: Database, settings: Settings) -> None:
     spec = spec_of(
         data={"name": "imagefolder", "root": "nowhere"},
