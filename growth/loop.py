@@ -10,6 +10,7 @@ for scoring as ``growth.rounds.scoring_macs`` says.  Evaluations for reports (te
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -110,10 +111,10 @@ class Growth:
                 yield self._split(number)
             yield from self._train(number, until=steps * (number + 1))
             yield self._check()
-        yield from self._train(self.config.rounds + 1, until=self.total_steps)
+        yield from self._train(self.config.rounds + 1, until=self.total_steps if self.config.compute_limit_macs is None else math.inf)
         yield self._finish()
 
-    def _train(self, stage: int, until: int) -> Iterator[Step]:
+    def _train(self, stage: int, until: float) -> Iterator[Step]:
         """Training steps until ``until`` have been taken, or the compute that is allowed has been spent."""
         config, train = self.config, self.data.train
         check_macs = 0 if self._proposal is None else self._check_macs()
@@ -204,9 +205,9 @@ class Growth:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run.  With a compute limit this is a plan until the last round is over, and exact from then on."""
+        """Steps of the whole run.  With a compute limit this is a plan until the final stage is on, and exact from then on."""
         limit, planned = self.config.compute_limit_macs, self.config.growth_steps + self.config.final_steps
-        if limit is None or len(self.rounds) < self.config.rounds or self.step < self.config.growth_steps:
+        if limit is None or self._proposal is not None or self.step < self.config.growth_steps:
             return planned
         return self.step + max(0, limit - self.charged_macs) // self._step_macs()
 
