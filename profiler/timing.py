@@ -48,11 +48,6 @@ class Measurement:
         """The larger side of the interval, relative to the median."""
         return max(self.high - self.median, self.median - self.low) / self.median
 
-    @property
-    def median_ms(self) -> float:
-        """The median of a latency."""
-        return self.median
-
 
 class NoResult(RuntimeError):  # noqa: N818 - an answer, and no fault of the program
     """No number can be given; the message says why and what would help."""
@@ -159,7 +154,8 @@ def interleave(
             if should_stop() or clock() - start > OVERTIME * seconds:
                 break
             any(subject.visit(meter) for _ in range(ATTEMPTS))
-        rounds += turn is everyone
+        else:
+            rounds += turn is everyone
 
     results = {key: measured for key, subject in subjects.items() if (measured := subject.measurement())}
     missing = {key: _no_result(subject, seconds) for key, subject in subjects.items() if key not in results}
