@@ -41,7 +41,9 @@ _INFEASIBLE = 2  # status code of scipy.optimize.milp
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How many channels each group splits.  ``gap`` is the relative optimality gap that the solver proved (0: optimal)."""
+    """How many channels each group splits.  ``gap`` is the relative optimality gap that the solver proved (0: none of the widths that went
+    to the solver is better).
+    """
 
     counts: tuple[int, ...]
     widths: tuple[int, ...]
