@@ -27,7 +27,7 @@ SPEC: dict[str, Any] = {
     "network": {"family": "plain", "widths": [4, 6]},
     "growth": {"rounds": 1, "scoring_samples": 64, "fresh_samples": 32},
     "budget": {"cost": "macs", "limit": 20_000, "device": "elsewhere"},
-    "training": {"epochs_per_round": 3, "final_epochs": 6, "batch_size": 32},
+    "training": {"epochs_per_round": 3, "final_epochs": 16, "batch_size": 32},
     "controls": [],
 }
 WAIT_SECONDS = 100.0
