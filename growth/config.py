@@ -13,10 +13,11 @@ class GrowthConfig:
     """Stages: ``steps_per_round`` steps of the seed, the same after each of ``rounds`` growth rounds, then ``final_steps``.
 
     ``limit`` is what the grown network may cost, in the unit of the cost model.  ``split_step`` is the distance of an offspring from
-    its parent in units of the parent's norm; ``max_growth`` bounds each group's width in units of its seed width.  Scoring uses
-    ``scoring_samples`` training images for directions and ``fresh_samples`` others for the predicted gain.  ``learning_rate`` is the
-    peak of one schedule over all stages.  With ``compute_limit_macs`` the final stage is as long as that much charged compute allows,
-    and ``final_steps`` only plans the schedule.  ValueError for a value out of range.
+    its parent in units of the parent's norm; ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.
+    ``max_growth`` bounds each group's width in units of its seed width.  Scoring uses ``scoring_samples`` training images for
+    directions and ``fresh_samples`` others for the predicted gain.  ``learning_rate`` is the peak of one schedule over all stages.
+    With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
+    schedule.  ValueError for a value out of range.
     """
 
     limit: float
@@ -30,6 +31,7 @@ class GrowthConfig:
     schedule: Schedule = "one_cycle"
     scorer: str = "splitting"
     split_step: float = 0.3
+    softplus_beta: float = 3.0
     max_growth: float = 4.0
     scoring_samples: int = 512
     fresh_samples: int = 256
@@ -47,6 +49,7 @@ class GrowthConfig:
             ("momentum", 0, 0.9999),
             ("weight_decay", 0, 1),
             ("split_step", 1e-6, 10),
+            ("softplus_beta", 1e-3, 1e3),
             ("max_growth", 1, 1e6),
             ("scoring_samples", 2, 10**9),
             ("fresh_samples", 2, 10**9),

@@ -31,6 +31,7 @@ from growth.events import Event, Finished, Proposal, Round, Scored, Step, propos
 from growth.groups import find_groups
 from growth.networks import build
 from growth.optimizer import carry
+from growth.pointwise import Softplus
 from growth.scorers import SCORERS
 from growth.scorers.base import parents
 from growth.selection import select
@@ -130,17 +131,18 @@ class Growth:
         """Score on a seeded sample, select within the round's share of the budget, split; the parent stays for a roll-back."""
         started, config, wiring, cost_before = time.monotonic(), self.config, self.graph.wiring, self._cost()
         scoring, fresh = rounds.scoring_batches(self.data.train, config, number)
+        curvature = Softplus(config.softplus_beta)
         loss_before = self._settled(number).loss
         if number == 1:
             self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
-        scores = SCORERS[config.scorer](self.model, self.graph, scoring, cross_entropy, seeded(config.seed, "scoring", number))
+        scores = SCORERS[config.scorer](self.model, self.graph, scoring, cross_entropy, seeded(config.seed, "scoring", number), curvature)
         self.charged_macs += self._scoring_macs()
         gains = rounds.gains(scores, config.split_step)
         limit = rounds.round_limit(self._seed_cost(), config, number)
         largest = largest_widths(self.seed_widths, config.max_growth)
         selection = select(gains, wiring, self.cost_model, limit, largest)
         splits = rounds.splits(scores, gains, selection)
-        predicted = rounds.prediction(self.model, self.graph, splits, fresh, config.split_step)
+        predicted = rounds.prediction(self.model, self.graph, splits, fresh, config.split_step, curvature)
         self._proposal = Proposal(
             number=number,
             widths_before=wiring.widths,

@@ -44,6 +44,9 @@ class Softplus:
         return s.mul_(1 - s).mul_(self.beta)
 
 
+SOFTPLUS = Softplus(beta=3.0)  # the published choice
+
+
 @dataclass(frozen=True, slots=True)
 class Pointwise:
     """phi, elementwise.  ``derivatives(y)`` gives (phi'(y), phi''(y)) in new tensors; phi'' is None for phi = max(y, 0)."""

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from costs.shapes import Wiring
 from growth.config import GrowthConfig
 from growth.groups import ChannelGraph
+from growth.pointwise import SOFTPLUS, Curvature
 from growth.scorers import GroupScore
 from growth.scorers.base import parents
 from growth.selection import Selection, best_channels
@@ -99,7 +100,14 @@ def splits(scores: Sequence[GroupScore], gain: Sequence[Floats], selection: Sele
     return chosen
 
 
-def prediction(model: nn.Module, graph: ChannelGraph, chosen: Sequence[Split], fresh: Sequence[Batch], split_step: float) -> Prediction:
+def prediction(
+    model: nn.Module,
+    graph: ChannelGraph,
+    chosen: Sequence[Split],
+    fresh: Sequence[Batch],
+    split_step: float,
+    curvature: Curvature = SOFTPLUS,
+) -> Prediction:
     """1/2 step^2 times the sum of the chosen channels' relative indices on fresh images; its error from the scatter over batches."""
     if not chosen:
         return Prediction(0.0, 0.0)
@@ -108,7 +116,7 @@ def prediction(model: nn.Module, graph: ChannelGraph, chosen: Sequence[Split], f
     for split in chosen:
         norms = thetas[split.group][split.channels].norm(dim=1, keepdim=True)
         moves[split.group][split.channels] = split_step * norms * split.directions
-    product = SplittingProduct(model, graph, fresh, cross_entropy, keep_bytes=0)  # each batch is used once
+    product = SplittingProduct(model, graph, fresh, cross_entropy, curvature, keep_bytes=0)  # each batch is used once
     changes = np.array([
         sum(0.5 * float((move.double() * image).sum()) for move, image in zip(moves, product.on_batch(number, moves), strict=True))
         for number in range(len(fresh))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from growth.groups import ChannelGraph
 from growth.layers import Bend, Fixed, Mix, Saved
-from growth.pointwise import Curvature, Softplus
+from growth.pointwise import SOFTPLUS, Curvature
 from growth.segments import Segment, lower, segments
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (class scores, target) -> scalar, the mean over the batch
@@ -58,7 +58,7 @@ class SplittingProduct:
         graph: ChannelGraph,
         batches: Sequence[Batch],
         loss: Loss,
-        curvature: Curvature = Softplus(beta=3.0),  # noqa: B008  # frozen
+        curvature: Curvature = SOFTPLUS,
         keep_bytes: int = KEEP_BYTES,
     ) -> None:
         if not batches:
@@ -104,7 +104,10 @@ class SplittingProduct:
     def _checked(self, group: int, number: int, product: Tensor) -> Tensor:
         if not math.isfinite(product.sum().item()):  # one pass: a sum with a NaN or infinity in it is not finite
             producers = ", ".join(self.graph.groups[group].producers)
-            raise FloatingPointError(f"the splitting product of group {group} ({producers}) is not finite on batch {number}")
+            raise FloatingPointError(
+                f"the splitting product of group {group} ({producers}) is not finite on batch {number}; "
+                "lower the learning rate or the split step"
+            )
         return product
 
     def _prepare(self, number: int) -> Prepared:
@@ -124,7 +127,9 @@ class SplittingProduct:
             values = self._forward(x)
             loss = self.loss(values[self.layers[-1].output], target)
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} on batch {number} of the splitting product")
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} on batch {number} of the splitting product; lower the learning rate or the split step"
+                )
             gradients = torch.autograd.grad(loss, [values[bend.output] for bend in bends], materialize_grads=True)
         values = {index: value.detach() for index, value in values.items()}
         saved: dict[int, Saved] = {

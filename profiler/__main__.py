@@ -20,8 +20,6 @@ from profiler.device import fingerprint_id
 from profiler.profile import Profile, profile_device
 from profiler.timing import NoResult
 
-WORTH_A_WARNING_PERCENT = {"drift": 3.0, "calibration error": 15.0}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """0, or 1 with a message when the network or setting is out of range or the machine was too busy."""
@@ -102,23 +100,12 @@ def _show(console: Console, profile: Profile, network: Network, setting: Setting
         f"{calibration.error_percent:.1f} % mean error leave-one-out over {len(calibration.anchors)} networks",
         highlight=False,
     )
-    for warning in _warnings(profile, calibration.error_percent):
+    for warning in profile.warnings:
         console.print(f"[yellow]{warning}[/yellow]", highlight=False)
 
 
 def _add_row(table: Table, name: str, value: float, interval: tuple[float, float], kind: str, readings: str = "") -> None:
     table.add_row(name, f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}", kind, readings)
-
-
-def _warnings(profile: Profile, error_percent: float) -> list[str]:
-    warnings = [f"no result for {name}: {reason}" for name, reason in profile.missing.items()]
-    if error_percent > WORTH_A_WARNING_PERCENT["calibration error"]:
-        warnings.append(
-            f"layer sums predict whole networks with {error_percent:.0f} % error; compare whole networks before you rely on them"
-        )
-    if profile.drift is not None and 100 * abs(profile.drift) > WORTH_A_WARNING_PERCENT["drift"]:
-        warnings.append(f"the machine's speed changed by {100 * profile.drift:+.1f} % during the session; measure again when it is quieter")
-    return warnings
 
 
 def _report(profile: Profile, network: Network, setting: Setting) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from costs.table import Anchor, Calibration, CostTable, Setting
 from profiler.device import MEMORY_FORMATS, ready_to_measure
 from profiler.meters import METERS
 from profiler.sweep import grid, sentinel
-from profiler.timing import Measurement, NoResult, Progress, Work, interleave, never, silent
+from profiler.timing import Measurement, NoResult, Progress, Session, Work, interleave, never, silent
 
 MIN_ANCHORS = 3  # leaving one out must leave something to take a median of
 UNIFORM_SHARES = (1 / 3, 2 / 3)  # of the way from the seed to the largest widths, on a logarithmic scale
@@ -62,17 +62,14 @@ def measure_networks(
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
     meter: str = "wall_clock",
-) -> dict[str, Measurement]:
-    """Measure whole networks against each other, interleaved in one run.  NoResult if one can't be measured.
+) -> Session[str]:
+    """Measure whole networks against each other, interleaved in one run.  One that can't be measured is missing, with the reason.
 
     They run in eval mode and are left in the mode they were in.
     """
     with ready_to_measure(setting), _eval_mode(modules.values()):
         work = network_work(modules, example, setting)
-        session = interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
-    for name, reason in session.missing.items():
-        raise NoResult(f"{name}: {reason}")
-    return session.results
+        return interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
 
 
 def calibrate(

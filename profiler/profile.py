@@ -21,6 +21,7 @@ from profiler.units import unit_work
 ONE_IMAGE = Setting()
 ANCHORS = 8
 ANCHOR_SEED = 0
+WARN_DRIFT_PERCENT, WARN_ERROR_PERCENT = 3.0, 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,21 @@ class Profile:
     rounds: int
     drift: float | None
 
+    @property
+    def error_percent(self) -> float:
+        """Mean leave-one-out error with which layer sums predict the anchors."""
+        (calibration,) = self.table.calibrations
+        return calibration.error_percent
 
-def profile(
-    network: Network,
-    device: str = "this-host",
-    setting: Setting = ONE_IMAGE,
-    max_growth: float = 4.0,
-    seconds: float = 60.0,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = never,
-) -> CostTable:
-    """Only the table of ``profile_device``."""
-    return profile_device(network, device, setting, max_growth, seconds, progress, should_stop).table
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against relying on this table, as sentences."""
+        found = [f"no result for {name}: {reason}" for name, reason in self.missing.items()]
+        if self.error_percent > WARN_ERROR_PERCENT:
+            found.append(f"layer sums predict whole networks with {self.error_percent:.0f} % error; measure again when it is quieter")
+        if self.drift is not None and 100 * abs(self.drift) > WARN_DRIFT_PERCENT:
+            found.append(f"the machine's speed changed by {100 * self.drift:+.1f} % during the session; measure again when it is quieter")
+        return found
 
 
 def profile_device(

@@ -66,9 +66,16 @@ class GrowthSpec(_Spec):
     split_step: float = Field(
         default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
     )
+    softplus_beta: float = Field(
+        default=3.0, gt=0, le=100, description="sharpness of the softplus whose curvature stands in for ReLU's (SiLU needs none)"
+    )
     max_growth: float = Field(default=4.0, gt=1, le=64, description="no channel group grows beyond this multiple of its seed width")
-    scoring_samples: int = Field(default=512, ge=16, le=1_000_000, description="training images used to find splitting directions")
-    fresh_samples: int = Field(default=256, ge=16, le=1_000_000, description="other images used to predict the gain of those directions")
+    scoring_samples: int = Field(
+        default=512, ge=16, le=1_000_000, description="at most so many training images are used to find splitting directions"
+    )
+    fresh_samples: int = Field(
+        default=256, ge=16, le=1_000_000, description="at most so many other images are used to predict the gain of those directions"
+    )
 
 
 class BudgetSpec(_Spec):

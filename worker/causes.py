@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from costs.table import NoCost
-from growth.training import NotANumber
 from profiler.timing import NoResult
 from store.database import DatabaseUnavailable
 from store.jobs import Cause
@@ -23,7 +22,7 @@ def explain(error: Exception, data_dir: Path) -> tuple[Cause, str]:
     """The cause and the sentence for what ended a job."""
     if isinstance(error, InvalidSpec):
         return "invalid_data", str(error)
-    if isinstance(error, NotANumber):
+    if isinstance(error, FloatingPointError):
         return "not_a_number", str(error)
     if isinstance(error, (NoCost, NoResult)):
         return "device_error", str(error)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 from store import devices
 from store.admission import admit_profile
 from store.spec import ProfileSpec
 from worker.attempt import Attempt, Reporter
 
+logger = logging.getLogger(__name__)
+
 
 def run_profile(attempt: Attempt) -> None:
     """Measure and keep.  A measurement that was cut short is thrown away: its machine may have changed meanwhile."""
-    from profiler.profile import profile
+    from profiler.profile import profile_device
 
     spec = ProfileSpec.model_validate(attempt.lease.job.spec)
     if spec.device != attempt.device:
@@ -24,8 +28,17 @@ def run_profile(attempt: Attempt) -> None:
 
     arguments = (admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds)
     try:
-        table = profile(*arguments, progress=tell, should_stop=attempt.asked_to_stop)
+        profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop)
     finally:
         attempt.stop_if_asked()  # also where too few readings were an error: they are too few because it was told to stop
-    devices.save_table(attempt.db, attempt.lease, table)
-    reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0, "entries": len(table)}, at_once=True)
+    devices.save_table(attempt.db, attempt.lease, profile.table)
+    for warning in profile.warnings:
+        logger.warning(warning)
+    trust = {
+        "entries": len(profile.table),
+        "missing": len(profile.missing),
+        "error_percent": profile.error_percent,
+        "drift_percent": None if profile.drift is None else 100 * profile.drift,
+        "message": "; ".join([f"whole networks predicted within {profile.error_percent:.1f} % (mean)", *profile.warnings[:3]]),
+    }
+    reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0, **trust}, at_once=True)

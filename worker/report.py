@@ -22,7 +22,7 @@ from growth.events import Round
 from growth.networks import build
 from growth.training import Evaluation, size
 from profiler.anchors import measure_networks
-from profiler.timing import Measurement, NoResult
+from profiler.timing import Measurement
 from store.jobs import Job
 from store.spec import JobSpec
 from worker.runs import Trained
@@ -41,14 +41,14 @@ class Measurements:
     """Measured latencies of whole networks by name, and why the others have none."""
 
     results: Mapping[str, Measurement]
-    reason: str = ""
+    reasons: Mapping[str, str]
     device: str = ""
     setting: Setting = Setting()  # noqa: RUF009 - frozen
 
     def of(self, name: str) -> Document:
         """The latency of one network, or the reason why there is none."""
         if name not in self.results:
-            return {"reason": self.reason}
+            return {"reason": self.reasons[name]}
         found = self.results[name]
         numbers = {"median_ms": found.median, "low": found.low, "high": found.high, "unit": "ms", "kind": "measured"}
         return {**numbers, "repetitions": found.repetitions, "rejected": found.rejected, "device": self.device, **asdict(self.setting)}
@@ -60,10 +60,10 @@ def measure(networks: Mapping[str, Network], setting: Setting, device: str, shou
     shape = next(iter(networks.values()))
     example = torch.randn(setting.batch, shape.in_channels, shape.image_size, shape.image_size)
     try:
-        results = measure_networks(modules, example, setting, SECONDS_PER_NETWORK * len(modules), should_stop=should_stop)
-    except (NoResult, ValueError) as error:
-        return Measurements({}, str(error))
-    return Measurements(results, "", device, setting)
+        session = measure_networks(modules, example, setting, SECONDS_PER_NETWORK * len(modules), should_stop=should_stop)
+    except ValueError as error:  # more threads than cores, say
+        return Measurements({}, dict.fromkeys(networks, str(error)))
+    return Measurements(session.results, {name: str(reason) for name, reason in session.missing.items()}, device, setting)
 
 
 def build_report(

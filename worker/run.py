@@ -79,6 +79,7 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         schedule=training.schedule,
         scorer=growth.scorer,
         split_step=growth.split_step,
+        softplus_beta=growth.softplus_beta,
         max_growth=growth.max_growth,
         scoring_samples=scoring,
         fresh_samples=fresh,
@@ -116,7 +117,7 @@ def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setti
     """The latency of all networks of the report, where this worker is the device they are for."""
     if spec.budget.device != attempt.device:
         reason = f"the job ran on {attempt.device}, not on {spec.budget.device}"
-        return Measurements({}, reason)
+        return Measurements({}, dict.fromkeys(networks, reason))
     reporter.tell({"phase": "measuring"}, at_once=True)
     measured = measure(networks, setting, attempt.device, attempt.asked_to_stop)
     attempt.stop_if_asked()

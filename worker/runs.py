@@ -75,7 +75,7 @@ class Runs:
         standing = _standing(growth)
         if growth.step == 0:
             self.reporter.point(name, 0, cost=standing["cost"])
-        self._tell(name, growth, {"phase": "training", **standing}, at_once=True)
+        self._tell(name, growth, {"phase": "training", "loss": None, "accuracy": None, **standing}, at_once=True)
         for event in growth.events():
             if isinstance(event, Finished):
                 return Trained(growth, event, time.monotonic() - started)

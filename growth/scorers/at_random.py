@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from growth.groups import ChannelGraph
+from growth.pointwise import SOFTPLUS, Curvature
 from growth.scorers.base import GroupScore, parents
 from growth.splitting import Batch, Loss
 
@@ -18,6 +19,7 @@ def at_random(
     batches: Sequence[Batch],  # noqa: ARG001  # a scorer, if one that looks at nothing
     loss: Loss,  # noqa: ARG001
     generator: torch.Generator,
+    curvature: Curvature = SOFTPLUS,  # noqa: ARG001
 ) -> list[GroupScore]:
     """A scorer whose relative index, by which channels are ranked, is minus a random number in (0, 1]; residuals are NaN."""
     return [_score(theta, generator) for theta in parents(model, graph)]

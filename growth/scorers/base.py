@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from growth.groups import ChannelGraph
+from growth.pointwise import SOFTPLUS, Curvature
 from growth.splitting import Batch, Loss
 
 
@@ -33,10 +34,16 @@ class GroupScore:
 
 
 class Scorer(Protocol):
-    """Scores every channel of every group.  ``generator`` draws whatever is left to chance."""
+    """Scores every channel of every group.  ``generator`` draws whatever is left to chance, ``curvature`` stands in for ReLU's."""
 
     def __call__(
-        self, model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], loss: Loss, generator: torch.Generator
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        batches: Sequence[Batch],
+        loss: Loss,
+        generator: torch.Generator,
+        curvature: Curvature = SOFTPLUS,
     ) -> list[GroupScore]: ...
 
 

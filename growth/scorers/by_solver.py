@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from growth.groups import ChannelGraph
-from growth.pointwise import Curvature, Softplus
+from growth.pointwise import SOFTPLUS, Curvature
 from growth.scorers.base import GroupScore, parents
 from growth.solvers import Solver
 from growth.splitting import Batch, Loss, SplittingProduct
@@ -17,15 +17,20 @@ from growth.splitting import Batch, Loss, SplittingProduct
 
 @dataclass(frozen=True, slots=True)
 class BySolver:
-    """A scorer; ``curvature`` stands in for ReLU's second derivative."""
+    """A scorer."""
 
     solver: Solver
-    curvature: Curvature = field(default_factory=Softplus)
 
     def __call__(
-        self, model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], loss: Loss, generator: torch.Generator
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        batches: Sequence[Batch],
+        loss: Loss,
+        generator: torch.Generator,
+        curvature: Curvature = SOFTPLUS,
     ) -> list[GroupScore]:
-        found = self.solver(SplittingProduct(model, graph, batches, loss, self.curvature), generator)
+        found = self.solver(SplittingProduct(model, graph, batches, loss, curvature), generator)
         return [
             GroupScore(pairs.index, pairs.direction, pairs.residual, theta.norm(dim=1))
             for pairs, theta in zip(found, parents(model, graph), strict=True)

@@ -101,8 +101,8 @@ def test_whole_networks_are_measured_in_eval_mode_and_left_as_they_were() -> Non
     spies = {"a": Spy().train(), "b": Spy().eval()}
     threads = torch.get_num_threads()
     measured = measure_networks(spies, torch.zeros(2, 3), Setting(batch=2), seconds=0.2)
-    assert measured.keys() == {"a", "b"}
-    assert all(m.repetitions >= 5 and m.low <= m.median <= m.high for m in measured.values())
+    assert measured.results.keys() | measured.missing.keys() == {"a", "b"}
+    assert all(m.repetitions >= 5 and m.low <= m.median <= m.high for m in measured.results.values())
     assert not any(modes)
     assert [spy.training for spy in spies.values()] == [True, False]
     assert torch.get_num_threads() == threads

@@ -7,7 +7,7 @@ from costs.families import Network
 from costs.table import CostTable, NoCost, Setting, TableCost
 from profiler.__main__ import main
 from profiler.meters import METERS, WallClock
-from profiler.profile import profile, profile_device
+from profiler.profile import profile_device
 from profiler.timing import NoResult
 
 TINY = Network("plain", (4, 4), 8, 1, 3)
@@ -44,7 +44,7 @@ def test_a_profile_prices_everything_the_network_can_become() -> None:
 
 def test_a_profile_that_is_stopped_before_it_measured_gives_no_result() -> None:
     with pytest.raises(NoResult, match="0 whole networks measured, 3 needed"):
-        profile(TINY, "bench", SETTING, seconds=1, should_stop=lambda: True)
+        profile_device(TINY, "bench", SETTING, seconds=1, should_stop=lambda: True)
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ def result(test_loss: float, **parts: Any) -> dict[str, Any]:
 
 
 def latency(median: float) -> dict[str, Any]:
-    return Measurements({"net": Measurement(median, median - 0.1, median + 0.1, 50, 2)}).of("net")
+    return Measurements({"net": Measurement(median, median - 0.1, median + 0.1, 50, 2)}, {}).of("net")
 
 
 @pytest.mark.parametrize(
