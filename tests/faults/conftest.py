@@ -101,7 +101,7 @@ class Running:
 
 def settings_for(folder: Path) -> Settings:
     return Settings(
-        data_dir=folder, port=0, lease_seconds=3, heartbeat_seconds=0.5, max_attempts=3, checkpoint_seconds=0.5,
+        data_dir=folder, port=0, lease_seconds=5, heartbeat_seconds=0.5, max_attempts=3, checkpoint_seconds=0.5,
         relay_seconds=0.1, reap_seconds=0.5, ring_again_seconds=2,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Controls keep the limit and the main run's compute, and are what their names say."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,14 +21,6 @@ SEED_MACS = Macs().network(SEED.wiring().shapes()).value
 CONFIG = GrowthConfig(
     limit=3 * SEED_MACS, rounds=2, steps_per_round=3, final_steps=4, batch_size=16, scoring_samples=32, fresh_samples=16, learning_rate=0.05
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(count: int, seed: int) -> TensorDataset:

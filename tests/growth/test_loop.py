@@ -1,7 +1,6 @@
 """The growth loop: same seed same run, stopping anywhere changes nothing, every round within its limit, roll-back, honest reasons."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,6 @@ SEED_MACS = Macs().network(SEED.wiring().shapes()).value
 CONFIG = GrowthConfig(
     limit=3 * SEED_MACS, rounds=3, steps_per_round=3, final_steps=3, batch_size=16, scoring_samples=32, fresh_samples=16, learning_rate=0.05
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(count: int, seed: int) -> TensorDataset:
