@@ -10,10 +10,11 @@ demo: .venv/installed-embedded
 	$(BIN)/wattle demo $(if $(filter 1,$(KEEP)),--keep)
 
 test: lint
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/pytest -m "not slow and not alone" -n 2 --dist loadgroup
+	$(BIN)/pytest -m "not slow and alone"
 
-test-all: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+test-all: test
+	$(BIN)/pytest -m slow
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks

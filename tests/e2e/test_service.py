@@ -52,6 +52,7 @@ def finished(client: httpx.Client, answer: httpx.Response) -> dict[str, Any]:
     return job
 
 
+@pytest.mark.alone
 def test_profile_grow_report(client: httpx.Client) -> None:
     profile = {"network": NETWORK, "image_size": 8, "in_channels": 1, "classes": 10, "max_growth": 2, "seconds": 4}
     finished(client, client.post("/v1/profiles", json=profile))

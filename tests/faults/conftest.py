@@ -82,8 +82,8 @@ class Running:
     def kill(self, name: str, job_id: str) -> None:
         os.kill(self.process(name, job_id), signal.SIGKILL)
 
-    def wait_for(self, true: Callable[[], object]) -> None:
-        wait_for(true)
+    def wait_for(self, true: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+        wait_for(true, seconds)
 
     def process(self, name: str, job_id: str) -> int:
         """A process by the part it plays in running this job."""
@@ -106,8 +106,8 @@ def settings_for(folder: Path) -> Settings:
     )  # fmt: skip
 
 
-def start(folder: Path, workers: int = 1) -> Iterator[Running]:
-    settings = settings_for(folder)
+def start(folder: Path, workers: int = 1, **changes: Any) -> Iterator[Running]:
+    settings = settings_for(folder).model_copy(update=changes)
     with up(settings, workers) as service:
         service.wait_ready(WAIT_SECONDS)
         transport = httpx.HTTPTransport(retries=3)
@@ -131,3 +131,9 @@ def undisturbed(wattle: Running) -> str:
     job_id = wattle.submit()
     assert wattle.end(job_id).state == "succeeded"
     return wattle.network_sha256(job_id)
+
+
+@pytest.fixture
+def patient_wattle(tmp_path: Path) -> Iterator[Running]:
+    """A service that lets a job lose more of its processes."""
+    yield from start(tmp_path, max_attempts=5)
