@@ -1,9 +1,10 @@
-"""How long a submission takes: POST /v1/jobs from concurrent clients, each sending its next job as soon as the last was accepted.
+"""How long a submission takes: POST /v1/jobs from concurrent clients, each sending its next job as soon as the last was accepted, or
+with ``--per-second`` at a fixed rate for all of them together, whether the server keeps up or not.
 
 A real server process, SQLite on this disk, a Valkey beside it that receives every message; no worker, so nothing else competes.
 Besides: the server's resident memory, and whether torch is mapped into its process.
 
-Run: ``python benchmarks/submit.py [--clients 20] [--jobs 1000] [--output FILE.json]``
+Run: ``python benchmarks/submit.py [--clients 20] [--jobs 1000] [--per-second 0] [--output FILE.json]``
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="wattle-") as folder, _server(Path(folder)) as (pid, port):
         at_start = _memory_mb(pid)
-        asyncio.run(_submit_all(port, options.clients, WARM_UP))
+        asyncio.run(_submit_all(port, options.clients, WARM_UP, 0.0))
         begun, cpu = time.perf_counter(), _cpu_seconds(pid)
-        latencies = asyncio.run(_submit_all(port, options.clients, options.jobs))
+        latencies = asyncio.run(_submit_all(port, options.clients, options.jobs, options.per_second))
         seconds = time.perf_counter() - begun
         cpu_ms = 1000 * (_cpu_seconds(pid) - cpu) / len(latencies)
         percentiles = quantiles(latencies, n=100)
@@ -82,20 +83,27 @@ def main() -> None:
         options.output.write_text(json.dumps(asdict(result), indent=1))
 
 
-async def _submit_all(port: int, clients: int, jobs: int) -> list[float]:
+async def _submit_all(port: int, clients: int, jobs: int, per_second: float) -> list[float]:
     """Milliseconds of each submission."""
     shares = [jobs // clients + (number < jobs % clients) for number in range(clients)]
-    return [each for latencies in await asyncio.gather(*(_client(port, share) for share in shares)) for each in latencies]
+    interval = clients / per_second if per_second else 0.0
+    runs = (_client(port, share, interval, number * interval / clients) for number, share in enumerate(shares))
+    return [each for latencies in await asyncio.gather(*runs) for each in latencies]
 
 
-async def _client(port: int, jobs: int) -> list[float]:
-    """One connection.  HTTP is spoken by hand: a library's client would need as much of the two cores as the server it measures."""
+async def _client(port: int, jobs: int, interval_seconds: float, first_after_seconds: float) -> list[float]:
+    """One connection.  With an interval the clock starts when a submission was due, so that waiting behind a late one counts.
+
+    HTTP is spoken by hand: a library's client would need as much of the two cores as the server it measures.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = json.dumps(SPEC).encode()
     head = f"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    latencies = []
-    for _ in range(jobs):
-        begun = time.perf_counter()
+    latencies, start = [], time.perf_counter() + first_after_seconds
+    for number in range(jobs):
+        if interval_seconds:
+            await asyncio.sleep(start + number * interval_seconds - time.perf_counter())
+        begun = start + number * interval_seconds if interval_seconds else time.perf_counter()
         writer.write(head.encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(answer.partition("content-length: ")[2].partition("\r\n")[0])
@@ -186,6 +194,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=1000, help="submissions in all")
+    parser.add_argument("--per-second", type=float, default=0.0, help="submissions per second of all clients; 0: without a pause")
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     return parser.parse_args()
 
