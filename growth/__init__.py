@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from growth.checkpoint import CheckpointError, load_network, save_network
+    from growth.classifier import Classifier
     from growth.config import GrowthConfig
     from growth.controls import CONTROLS, control
     from growth.events import Finished, Proposal, Round, Scored, Step
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from growth.loop import Growth
     from growth.networks import build
     from growth.notebook import grow
+    from growth.preprocessing import Preprocessing
     from growth.scorers import SCORERS
     from growth.selection import Selection, select
     from growth.surgery import Split, widen
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "checkpoint": ("CheckpointError", "load_network", "save_network"),
+    "classifier": ("Classifier",),
     "config": ("GrowthConfig",),
     "controls": ("CONTROLS", "control"),
     "events": ("Finished", "Proposal", "Round", "Scored", "Step"),
@@ -31,6 +34,7 @@ _HOMES = {
     "loop": ("Growth",),
     "networks": ("build",),
     "notebook": ("grow",),
+    "preprocessing": ("Preprocessing",),
     "scorers": ("SCORERS",),
     "selection": ("Selection", "select"),
     "surgery": ("Split", "widen"),
@@ -39,9 +43,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CONTROLS", "SCORERS", "ChannelGraph", "CheckpointError", "Data", "Evaluation", "Finished", "Growth", "GrowthConfig", "NotANumber",
-    "Proposal", "Round", "Scored", "Selection", "Split", "Step", "TraceError", "build", "control", "evaluate", "find_groups", "grow",
-    "load_network", "save_network", "select", "widen",
+    "CONTROLS", "SCORERS", "ChannelGraph", "CheckpointError", "Classifier", "Data", "Evaluation", "Finished", "Growth", "GrowthConfig",
+    "NotANumber", "Preprocessing", "Proposal", "Round", "Scored", "Selection", "Split", "Step", "TraceError", "build", "control",
+    "evaluate", "find_groups", "grow", "load_network", "save_network", "select", "widen",
 ]  # fmt: skip
 
 

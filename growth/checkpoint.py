@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from costs.families import Network
+from growth.classifier import Classifier
 from growth.networks import build
+from growth.preprocessing import Preprocessing
 
 FORMAT = 1
 _KEY = "wattle"  # one key: the container keeps several in no fixed order, and equal content should give equal bytes
@@ -55,23 +57,32 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(header["state"])
 
 
-def save_network(path: Path, network: Network, model: nn.Module) -> None:
-    """Weights, with the network as data beside them: enough to build it again."""
-    write(path, model.state_dict(), {"network": asdict(network)})
+def save_network(path: Path, network: Network, model: nn.Module, preprocessing: Preprocessing) -> None:
+    """Weights, with network and preprocessing as data beside them: enough to use it on a new image.  ValueError if they don't fit."""
+    whole = Classifier(network, model, preprocessing)  # which refuses parts that don't fit together
+    write(path, model.state_dict(), {"network": asdict(whole.network), "preprocessing": asdict(whole.preprocessing)})
 
 
-def load_network(path: Path) -> tuple[Network, nn.Module]:
-    """A network that ``save_network`` wrote, in eval mode."""
-    tensors, state = read(path)
+def load_network(path: str | Path) -> Classifier:
+    """A network that ``save_network`` wrote, in eval mode.  CheckpointError if the file lacks what is needed to use it."""
+    tensors, state = read(Path(path))
+    if missing := {"network", "preprocessing"} - state.keys():
+        what = " and no ".join(sorted(missing))
+        raise CheckpointError(f"{path} holds no {what}; give the network.safetensors of a job that this version ran")
     network = network_from(state["network"])
     model = build(network, torch.Generator())  # its weights are replaced at once: leave the global generator alone
     model.load_state_dict(tensors, strict=True)
-    return network, model.eval()
+    return Classifier(network, model.eval(), preprocessing_from(state["preprocessing"]))
 
 
 def network_from(data: Mapping[str, Any]) -> Network:
     """A network from its JSON form."""
     return Network(**{**data, "widths": tuple(data["widths"])})
+
+
+def preprocessing_from(data: Mapping[str, Any]) -> Preprocessing:
+    """A preprocessing from its JSON form."""
+    return Preprocessing(data["image_size"], *(tuple(data[name]) for name in ("mean", "std", "class_names")))
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

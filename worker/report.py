@@ -20,6 +20,7 @@ from costs.table import Setting
 from growth.config import GrowthConfig
 from growth.events import Round
 from growth.networks import build
+from growth.preprocessing import FITTING, Preprocessing
 from growth.training import Evaluation, size
 from profiler.anchors import measure_networks
 from profiler.timing import Measurement
@@ -67,7 +68,7 @@ def measure(networks: Mapping[str, Network], setting: Setting, device: str, shou
 
 
 def build_report(
-    job: Job, spec: JobSpec, seed: Network, cost_model: CostModel, config: GrowthConfig,
+    job: Job, spec: JobSpec, seed: Network, cost_model: CostModel, config: GrowthConfig, preprocessing: Preprocessing,
     grown: Trained, controls: Mapping[str, Trained], measured: Measurements,
 ) -> Document:  # fmt: skip
     """Everything there is to say about a finished job, as plain JSON.  Costs carry unit and kind; losses are in nats."""
@@ -93,10 +94,18 @@ def build_report(
         "verdict": verdict(results, spec.budget.limit, cost_model.unit if spec.budget.cost == "latency_ms" else None),
         "predicted_versus_measured": predicted_versus_measured({"seed": seed_result, **results}, spec.budget.cost),
         "config": asdict(config),
+        "input": _input(preprocessing),
+        "class_names": list(preprocessing.class_names),
         "samples": {name: size(getattr(grown.growth.data, name)) for name in ("train", "selection", "test")},
         "torch": torch.__version__,
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _input(preprocessing: Preprocessing) -> Document:
+    """What the networks expect of an image: fit it, scale it to [0, 1], subtract ``mean`` and divide by ``std`` per channel."""
+    shape = {"image_size": preprocessing.image_size, "channels": len(preprocessing.mean), "fitting": FITTING}
+    return {**shape, "range": [0, 1], "mean": list(preprocessing.mean), "std": list(preprocessing.std)}
 
 
 def _seed(seed: Network, grown: Trained, config: GrowthConfig, cost_model: CostModel) -> Document:

@@ -14,6 +14,7 @@ from costs.table import CostTable, Setting
 from growth.checkpoint import save_network
 from growth.config import GrowthConfig
 from growth.controls import control
+from growth.preprocessing import Preprocessing
 from growth.training import Data, size
 from store import devices, jobs
 from store.admission import LoadTable, admit
@@ -44,7 +45,7 @@ def run_growth(attempt: Attempt) -> None:
     torch.set_num_threads(spec.training.threads)
     admitted = admit(spec, attempt.db, attempt.settings, _table_of_first_attempt(attempt))
     prices = admitted.cost_model
-    sets = data.load(spec.data, attempt.settings, spec.training.seed)
+    sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)
     config = growth_config(spec, sets)
     attempt.stop_if_asked()
 
@@ -57,8 +58,8 @@ def run_growth(attempt: Attempt) -> None:
     networks = {"seed": admitted.network, **{name: run.growth.network for name, run in {"grown": grown, **controls}.items()}}
     measured = _measure(attempt, reporter, spec, admitted.setting, networks)
     reporter.tell({"phase": "report"}, at_once=True)
-    report = build_report(attempt.lease.job, spec, admitted.network, prices, config, grown, controls, measured)
-    _publish(attempt, spec, grown, report)
+    report = build_report(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, grown, controls, measured)
+    _publish(attempt, spec, grown, preprocessing, report)
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0}, at_once=True)
 
 
@@ -124,10 +125,10 @@ def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setti
     return measured
 
 
-def _publish(attempt: Attempt, spec: JobSpec, grown: Trained, report: dict[str, object]) -> None:
+def _publish(attempt: Attempt, spec: JobSpec, grown: Trained, preprocessing: Preprocessing, report: dict[str, object]) -> None:
     with tempfile.TemporaryDirectory(dir=attempt.settings.data_dir) as folder:
         path = Path(folder, "network.safetensors")
-        save_network(path, grown.growth.network, grown.growth.model)
+        save_network(path, grown.growth.network, grown.growth.model, preprocessing)
         attempt.publish(path.name, path.read_bytes(), "application/octet-stream")
     attempt.publish("spec.json", spec.model_dump_json(indent=2).encode(), "application/json")
     attempt.publish("report.json", json.dumps(report, indent=2, allow_nan=False).encode(), "application/json")

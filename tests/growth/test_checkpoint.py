@@ -1,6 +1,7 @@
 """Checkpoint files: what goes in comes out, damage is noticed, and a crash leaves a whole file.  (Resuming runs: test_loop.py.)"""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from costs.families import Network
 from growth import checkpoint
 from growth.checkpoint import CheckpointError, load_network, read, save_network, write
 from growth.networks import build
+from growth.preprocessing import Preprocessing
 
 TENSORS = {
     "weight": torch.randn(3, 4, dtype=torch.float32),
@@ -102,9 +104,20 @@ def test_a_number_that_is_none_is_not_written(path: Path) -> None:
 def test_a_network_file_builds_its_network_again(path: Path) -> None:
     network = Network("plain", (4, 5), 8, 1, 3)
     model = build(network, torch.Generator().manual_seed(0)).eval()
-    save_network(path, network, model)
-    loaded, again = load_network(path)
-    assert loaded == network
-    assert not again.training
+    preprocessing = Preprocessing(8, (0.1,), (0.3,), ("one", "two", "three"))
+    save_network(path, network, model, preprocessing)
+    loaded = load_network(path)
+    assert (loaded.network, loaded.preprocessing) == (network, preprocessing)
+    assert not loaded.model.training
     x = torch.randn(2, 1, 8, 8)
-    assert torch.equal(model(x), again(x))
+    assert torch.equal(model(x), loaded.model(x))
+
+
+@pytest.mark.parametrize(
+    ("state", "missing"),
+    [({"network": asdict(Network("plain", (4, 5), 8, 1, 3))}, "no preprocessing"), ({}, "no network and no preprocessing")],
+)
+def test_a_file_without_what_is_needed_to_use_the_network_is_refused(path: Path, state: dict[str, object], missing: str) -> None:
+    write(path, {}, state)
+    with pytest.raises(CheckpointError, match=f"holds {missing}; give the network"):
+        load_network(path)

@@ -50,7 +50,8 @@ def make_folder(root: Path, images: int = 8, classes: tuple[str, ...] = ("cat", 
     ],
 )
 def test_every_image_is_in_one_set(settings: Settings, spec: DataSpec, samples: int, shape: tuple[int, ...], classes: int) -> None:
-    loaded = load(spec, settings, seed=3)
+    loaded, preprocessing = load(spec, settings, seed=3)
+    assert (preprocessing.image_size, len(preprocessing.mean), len(preprocessing.class_names)) == (shape[-1], shape[0], classes)
     assert sum(size(part) for part in sets(loaded)) == samples
     for part in sets(loaded):
         images, labels = all_of(part)
@@ -61,19 +62,20 @@ def test_every_image_is_in_one_set(settings: Settings, spec: DataSpec, samples: 
 
 
 def test_training_images_are_standardised(settings: Settings) -> None:
-    images, _ = all_of(load(DataSpec(name="digits"), settings, seed=0).train)
+    images, _ = all_of(load(DataSpec(name="digits"), settings, seed=0)[0].train)
     assert images.mean().item() == pytest.approx(0, abs=1e-5)
     assert images.std().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_seed_makes_the_split(settings: Settings) -> None:
-    first, again, other = (all_of(load(DataSpec(name="digits"), settings, seed).test)[0] for seed in (0, 0, 1))
+    first, again, other = (all_of(load(DataSpec(name="digits"), settings, seed)[0].test)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_image_folder(settings: Settings, tmp_path: Path) -> None:
-    loaded = load(make_folder(tmp_path), settings, seed=0)
+    loaded, preprocessing = load(make_folder(tmp_path), settings, seed=0)
+    assert preprocessing.class_names == ("cat", "dog")
     assert [size(part) for part in sets(loaded)] == [12, 2, 2]
     images, labels = all_of(loaded.train)
     assert images.shape[1:] == (3, 12, 12)
@@ -83,9 +85,10 @@ def test_image_folder(settings: Settings, tmp_path: Path) -> None:
 
 def test_a_folder_too_large_to_keep_gives_the_same_images(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_folder(tmp_path)
-    kept = load(spec, settings, seed=0)
+    kept, preprocessing = load(spec, settings, seed=0)
     monkeypatch.setattr(data, "CACHE_BYTES", 0)
-    lazy = load(spec, settings, seed=0)
+    lazy, sampled = load(spec, settings, seed=0)
+    assert sampled == preprocessing
     for one, other in zip(sets(kept), sets(lazy), strict=True):
         for left, right in zip(all_of(one), all_of(other), strict=True):
             torch.testing.assert_close(left, right)
@@ -118,11 +121,26 @@ def test_cifar_files_that_are_not_the_published_ones_are_not_unpickled(settings:
         load(DataSpec(name="cifar10"), settings, seed=0)
 
 
+def test_cifar_brings_its_class_names(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of CIFAR-10's layout with other content; only the check of their sums is left out."""
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    folder, names = tmp_path / "cifar-10-batches-py", tuple(f"name {number}" for number in range(10))
+    folder.mkdir()
+    for number, name in enumerate((*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")):
+        pixels = np.random.default_rng(number).integers(0, 256, (10, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": list(range(10))}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(names)}))
+    loaded, preprocessing = load(DataSpec(name="cifar10"), settings, seed=0)
+    assert [size(part) for part in sets(loaded)] == [40, 10, 10]
+    assert (preprocessing.class_names, preprocessing.image_size, len(preprocessing.mean)) == (names, 32, 3)
+
+
 def test_imagenet_keeps_its_own_validation_images_for_testing(settings: Settings, tmp_path: Path) -> None:
     for part, count in (("train", 10), ("val", 5)):
         make_folder(tmp_path, count)
         (tmp_path / "pets").rename(tmp_path / part)
-    loaded = load(DataSpec(name="imagenet", image_size=8), settings, seed=0)
+    loaded, preprocessing = load(DataSpec(name="imagenet", image_size=8), settings, seed=0)
+    assert preprocessing.class_names == ("cat", "dog")
     assert [size(part) for part in sets(loaded)] == [18, 2, 10]
 
 
@@ -139,7 +157,7 @@ def test_every_data_set_loads_or_says_what_is_missing(settings: Settings, name: 
     """The contract of the registry, on a machine with no data folders."""
     spec = DataSpec.model_validate({"name": name, **({"root": "nowhere"} if name == "imagefolder" else {})})
     try:
-        loaded = load(spec, settings, seed=0)
+        loaded, _ = load(spec, settings, seed=0)
     except InvalidSpec as error:
         remedies = [problem.remedy for problem in error.problems]
     else:

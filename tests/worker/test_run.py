@@ -231,14 +231,24 @@ def test_old_checkpoints_are_removed(reference: Reference) -> None:
 
 
 def test_the_network_can_be_used(reference: Reference) -> None:
-    network, model = load_network(ArtifactStore(reference.settings.artifact_dir).path(reference.results["network"]))
+    used = load_network(ArtifactStore(reference.settings.artifact_dir).path(reference.results["network"]))
     grown = reference.results["report"]["grown"]
-    assert list(network.widths) == grown["widths"]
-    test = load(JobSpec.model_validate(SPEC).data, reference.settings, seed=0).test
-    images, classes = test[:]  # type: ignore[index]  # a TensorDataset
+    assert list(used.network.widths) == grown["widths"]
+    sets, preprocessing = load(JobSpec.model_validate(SPEC).data, reference.settings, seed=0)
+    assert used.preprocessing == preprocessing
+    images, classes = sets.test[:]  # type: ignore[index]  # a TensorDataset
     with torch.no_grad():
-        accuracy = (model(images).argmax(1) == classes).float().mean().item()
+        accuracy = (used.model(images).argmax(1) == classes).float().mean().item()
     assert accuracy == pytest.approx(grown["test_accuracy"], abs=1e-6)
+
+
+def test_the_report_says_what_the_network_expects(reference: Reference) -> None:
+    _, preprocessing = load(JobSpec.model_validate(SPEC).data, reference.settings, seed=0)
+    report = reference.results["report"]
+    assert (report["input"]["image_size"], report["input"]["channels"], report["input"]["range"]) == (8, 1, [0, 1])
+    assert (report["input"]["mean"], report["input"]["std"]) == (list(preprocessing.mean), list(preprocessing.std))
+    assert "shorter side" in report["input"]["fitting"]
+    assert report["class_names"] == list("0123456789")
 
 
 def test_a_loss_that_is_not_a_number_ends_the_job(db: Database, settings: Settings) -> None:
@@ -255,7 +265,7 @@ def test_a_budget_below_the_seed_is_refused(db: Database, settings: Settings) ->
 
 def test_epochs_become_steps_and_samples_those_there_are(settings: Settings) -> None:
     spec = JobSpec.model_validate({**SPEC, "growth": {"rounds": 1}, "data": {"name": "synthetic", "samples": 150, "classes": 2}})
-    config = growth_config(spec, load(spec.data, settings, seed=0))
+    config = growth_config(spec, load(spec.data, settings, seed=0)[0])
     assert config.steps_per_round == 1  # 0.4 epochs of one batch each
     assert config.scoring_samples + config.fresh_samples == 104
     assert config.scoring_samples == pytest.approx(2 * config.fresh_samples, rel=0.05)
