@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -29,6 +30,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = await run_in_threadpool(_open, settings)
         app.state.service = service
+        gc.collect()
+        gc.freeze()  # 150 000 objects that live as long as the process: looking through them took a third of every submission
         service.keeper.start()
         try:
             yield

@@ -37,7 +37,6 @@ def record(db: Database, lease: Lease, progress: dict[str, Any] | None = None, m
             session.execute(insert.on_conflict_do_update(index_elements=keys, set_={"value": insert.excluded.value}), rows)
         if progress is not None:
             row.progress = progress
-            session.flush()
             emit(session, row.id, "progress", progress)
 
 

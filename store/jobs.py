@@ -32,8 +32,8 @@ from store.history import (
     rounds,
 )
 from store.leases import adopt, claim, finish, heartbeat, job_view, reap, requeue
-from store.outbox import mark_rung, oldest_unrung_seconds, queued_per_queue, ring, ring_again, silence, unrung
-from store.tables import AttemptRow, JobRow
+from store.outbox import mark_rung, oldest_unrung_seconds, owe, queued_per_queue, ring_again, silence, unrung
+from store.tables import AttemptRow, JobRow, table_of
 from store.views import (
     Artifact,
     Attempt,
@@ -122,15 +122,15 @@ def submit(
     plain = json.loads(json.dumps(dict(spec), allow_nan=False))
     values = {"kind": kind, "name": name, "spec": plain, "queue": queue, "max_attempts": max_attempts, "idempotency_key": idempotency_key}
     with db.transaction() as session:
-        statement = insert_into(session, JobRow).values(id=_new_id(), **values)
         # Two submissions of one key at once: the second waits here for the first, then finds its job below.
-        row = session.scalar(statement.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(JobRow))
+        statement = insert_into(session, JobRow).on_conflict_do_nothing(index_elements=["idempotency_key"])
+        row = session.execute(statement.returning(*table_of(JobRow).columns), {"id": _new_id(), **values}).one_or_none()
         if row is None:
             job = job_view(session.scalars(select(JobRow).where(JobRow.idempotency_key == idempotency_key)).one())
             if (job.kind, job.name, job.spec, job.queue) != (kind, name, plain, queue):
                 raise IdempotencyConflict(str(idempotency_key), job)
             return job, False
-        ring(session, row)
+        owe(session, row.id, row.queue)
         emit_state(session, row)
         return job_view(row), True
 

