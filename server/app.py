@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from server import devices, docs, events, health, jobs, pages, problems, results
 from server.deps import Service
 from server.guard import Guard
+from server.submissions import Submissions
 from store.artifacts import ArtifactStore
 from store.database import Database
 from store.queue import celery_app
@@ -56,7 +57,7 @@ def _open(settings: Settings) -> Service:
     db = Database(settings.database)
     db.check_revision()
     broker = celery_app(settings)
-    return Service(settings, db, ArtifactStore(settings.artifact_dir), broker, Keeper(db, broker, settings))
+    return Service(settings, db, ArtifactStore(settings.artifact_dir), broker, Keeper(db, broker, settings), Submissions(db))
 
 
 def _close(service: Service) -> None:

@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 
 from costs.table import CostTable
 from server.problems import not_found
+from server.submissions import Submissions
 from store import devices, jobs
 from store.artifacts import ArtifactStore
 from store.database import Database
@@ -59,6 +60,7 @@ class Service:
     artifacts: ArtifactStore
     broker: Broker
     keeper: Keeper
+    submissions: Submissions
     tables: Tables = field(default_factory=Tables)
     streams: Streams = field(default_factory=Streams)
 

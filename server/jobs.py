@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from server.bodies import SpecRoute, also_yaml
-from server.deps import ID_PATTERN, TheJob, TheService
+from server.deps import ID_PATTERN, Service, TheJob, TheService
 from server.problems import Refusal, documented
 from server.views import DryRun, JobPage, JobView, ProfileDryRun
 from store import admission, jobs
-from store.problems import Problem
 from store.queue import GROWTH_QUEUE, profile_queue
 from store.spec import JobSpec, ProfileSpec
-from store.views import JobKind, JobState
+from store.views import Job, JobKind, JobState, Submission
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 specs = APIRouter(prefix="/v1", tags=["jobs"], route_class=SpecRoute)
@@ -43,12 +43,19 @@ def _answers(dry_run: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     responses=_answers(DryRun),
     openapi_extra=also_yaml("JobSpec"),
 )
-def submit_job(spec: JobSpec, service: TheService, dry_run: DryRunFlag = False, key: Key = None) -> Response:
+async def submit_job(spec: JobSpec, service: TheService, dry_run: DryRunFlag = False, key: Key = None) -> Response:
     """Submit a growth job.  What is wrong with the spec is named field by field; a dry run says the same and creates nothing."""
-    admitted = admission.admit(spec, service.db, service.settings, service.tables.load)
     if dry_run:
-        return _answer(DryRun.of(spec.name, spec.budget.limit, admitted), 200)
-    return _submitted(service, "growth", GROWTH_QUEUE, spec, key)
+        return _answer(DryRun.of(spec.name, spec.budget.limit, await run_in_threadpool(_admitted, spec, service)), 200)
+
+    def prepare() -> Submission:
+        _admitted(spec, service)
+        return Submission("growth", spec.name, spec.model_dump(mode="json"), GROWTH_QUEUE, service.settings.max_attempts, key)
+
+    if spec.data.root is None:
+        return _accepted(await service.submissions.submit(prepare))
+    ready = await run_in_threadpool(prepare)  # to look through a folder may take seconds: the others don't wait for that
+    return _accepted(await service.submissions.submit(lambda: ready))
 
 
 @specs.post(
@@ -63,7 +70,8 @@ def submit_profile(spec: ProfileSpec, service: TheService, dry_run: DryRunFlag =
     admitted = admission.admit_profile(spec, service.db)
     if dry_run:
         return _answer(ProfileDryRun.of(spec.name, spec.device, admitted), 200)
-    return _submitted(service, "profile", profile_queue(spec.device), spec, key)
+    document, queue = spec.model_dump(mode="json"), profile_queue(spec.device)
+    return _accepted(jobs.submit(service.db, "profile", spec.name, document, queue, service.settings.max_attempts, key))
 
 
 @router.get("/jobs", responses=documented(422))
@@ -96,13 +104,11 @@ def cancel_job(job: TheJob, service: TheService) -> JobView:
         raise Refusal(409, str(error)) from error
 
 
-def _submitted(service: TheService, kind: JobKind, queue: str, spec: JobSpec | ProfileSpec, key: str | None) -> Response:
-    try:
-        document = spec.model_dump(mode="json")
-        job, _ = jobs.submit(service.db, kind, spec.name, document, queue, service.settings.max_attempts, key)
-    except jobs.IdempotencyConflict as error:
-        remedy = "use a new key for a new submission"
-        raise Refusal(409, str(error), [Problem("header.Idempotency-Key", key, None, remedy, str(error))]) from error
+def _admitted(spec: JobSpec, service: Service) -> admission.Admission:
+    return admission.admit(spec, service.db, service.settings, service.tables.load)
+
+
+def _accepted(job: Job) -> Response:
     return _answer(JobView.of(job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from server.views import ProblemDocument, ProblemView
 from store.database import DatabaseUnavailable
 from store.problems import InvalidSpec, Problem
+from store.views import IdempotencyConflict
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
@@ -90,6 +91,11 @@ def install(app: FastAPI) -> None:
         elif error.status_code == 405:
             detail = f"{request.url.path} does not answer {request.method}; the API is described at /docs"
         return problem(error.status_code, detail, headers=error.headers)
+
+    @app.exception_handler(IdempotencyConflict)
+    async def conflict(_: Request, error: IdempotencyConflict) -> Response:
+        found = Problem("header.Idempotency-Key", error.key, None, "use a new key for a new submission", str(error))
+        return problem(409, str(error), [found])
 
     @app.exception_handler(DatabaseUnavailable)
     async def database(_: Request, error: DatabaseUnavailable) -> Response:

@@ -20,19 +20,25 @@ _APPEND = insert(table_of(EventRow))
 
 def emit(session: Session, job_id: str, kind: EventType, payload: dict[str, Any]) -> None:
     """Append an event.  Call it last in a transaction: from here on no other transaction can append until this one ends."""
-    session.flush()
+    if kind == "progress":
+        session.execute(delete(EventRow).where(EventRow.job_id == job_id, EventRow.type == "progress"))
+    _append(session, [{"job_id": job_id, "type": kind, "payload": payload}])
+
+
+def emit_state(session: Session, *rows: JobRow | Row[Any]) -> None:
+    """Append what a watcher of these jobs' states wants to know.  Call it last, like ``emit``."""
+    names = ("state", "desired", "attempt", "max_attempts", "cause", "message")
+    _append(session, [{"job_id": row.id, "type": "state", "payload": {name: getattr(row, name) for name in names}} for row in rows])
+
+
+def _append(session: Session, events: list[dict[str, Any]]) -> None:
+    session.flush()  # all else is written before the others are made to wait
+    if not events:
+        return
     if session.get_bind().dialect.name == "postgresql":
         # Sequence numbers are drawn before they are committed; without order a watcher could see 7, ask for more than 7, and miss 6.
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ORDER_LOCK})
-    if kind == "progress":
-        session.execute(delete(EventRow).where(EventRow.job_id == job_id, EventRow.type == "progress"))
-    session.execute(_APPEND, {"job_id": job_id, "type": kind, "payload": payload})
-
-
-def emit_state(session: Session, row: JobRow | Row[Any]) -> None:
-    """Append what a watcher of the job's state wants to know."""
-    payload = {name: getattr(row, name) for name in ("state", "desired", "attempt", "max_attempts", "cause", "message")}
-    emit(session, row.id, "state", payload)
+    session.execute(_APPEND, events)
 
 
 def events_after(db: Database, seq: int, job_id: str | None = None, limit: int = 500) -> list[Event]:

@@ -6,10 +6,10 @@ A user submits, looks, cancels.  A worker claims a job, heartbeats, records what
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import case, func, select, update
@@ -51,6 +51,7 @@ from store.views import (
     Metric,
     Ring,
     Round,
+    Submission,
     UnknownJob,
 )
 
@@ -71,6 +72,7 @@ __all__ = [
     "Metric",
     "Ring",
     "Round",
+    "Submission",
     "UnknownJob",
     "add_artifact",
     "add_round",
@@ -100,6 +102,7 @@ __all__ = [
     "ring_again",
     "rounds",
     "submit",
+    "submit_all",
     "unrung",
 ]
 
@@ -107,32 +110,42 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 without i, l, o, u: no
 
 
 def submit(
-    db: Database,
-    kind: JobKind,
-    name: str,
-    spec: Mapping[str, Any],
-    queue: str,
-    max_attempts: int,
-    idempotency_key: str | None = None,
-) -> tuple[Job, bool]:
-    """Make a job and owe the broker a message, in one transaction.  Returns the job and whether it is new.
+    db: Database, kind: JobKind, name: str, spec: dict[str, Any], queue: str, max_attempts: int, idempotency_key: str | None = None
+) -> Job:
+    """Make a job and owe the broker a message, in one transaction.
 
     The same key with the same submission gives the job it made before; with another one, IdempotencyConflict.
     """
-    plain = json.loads(json.dumps(dict(spec), allow_nan=False))
-    values = {"kind": kind, "name": name, "spec": plain, "queue": queue, "max_attempts": max_attempts, "idempotency_key": idempotency_key}
+    (outcome,) = submit_all(db, [Submission(kind, name, spec, queue, max_attempts, idempotency_key)])
+    if isinstance(outcome, IdempotencyConflict):
+        raise outcome
+    return outcome
+
+
+def submit_all(db: Database, submissions: Sequence[Submission]) -> list[Job | IdempotencyConflict]:
+    """Make jobs as ``submit`` does, all in one transaction; a conflict of one leaves the others alone."""
+    if not submissions:
+        return []
+    rows = [{"id": _new_id(), **asdict(submission)} for submission in submissions]
     with db.transaction() as session:
         # Two submissions of one key at once: the second waits here for the first, then finds its job below.
         statement = insert_into(session, JobRow).on_conflict_do_nothing(index_elements=["idempotency_key"])
-        row = session.execute(statement.returning(*table_of(JobRow).columns), {"id": _new_id(), **values}).one_or_none()
-        if row is None:
-            job = job_view(session.scalars(select(JobRow).where(JobRow.idempotency_key == idempotency_key)).one())
-            if (job.kind, job.name, job.spec, job.queue) != (kind, name, plain, queue):
-                raise IdempotencyConflict(str(idempotency_key), job)
-            return job, False
-        owe(session, row.id, row.queue)
-        emit_state(session, row)
-        return job_view(row), True
+        made = {row.id: row for row in session.execute(statement.returning(*table_of(JobRow).columns), rows)}
+        new = [made[row["id"]] for row in rows if row["id"] in made]
+        owe(session, [(row.id, row.queue) for row in new])
+        emit_state(session, *new)
+        return [
+            job_view(made[row["id"]]) if row["id"] in made else _made_before(session, submission)
+            for row, submission in zip(rows, submissions, strict=True)
+        ]
+
+
+def _made_before(session: Session, submission: Submission) -> Job | IdempotencyConflict:
+    """The job that this submission's key made earlier."""
+    key = submission.idempotency_key
+    job = job_view(session.scalars(select(JobRow).where(JobRow.idempotency_key == key)).one())
+    same = (job.kind, job.name, job.spec, job.queue) == (submission.kind, submission.name, submission.spec, submission.queue)
+    return job if same else IdempotencyConflict(str(key), job)
 
 
 def get(db: Database, job_id: str) -> Job:

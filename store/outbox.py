@@ -21,12 +21,13 @@ _APPEND = insert(table_of(OutboxRow))
 def ring(session: Session, job_id: str, queue: str) -> None:
     """Owe the broker a message about this job, and forget earlier ones."""
     silence(session, job_id)
-    owe(session, job_id, queue)
+    owe(session, [(job_id, queue)])
 
 
-def owe(session: Session, job_id: str, queue: str) -> None:
-    """Owe the broker the first message about a job."""
-    session.execute(_APPEND, {"job_id": job_id, "queue": queue})
+def owe(session: Session, jobs: Sequence[tuple[str, str]]) -> None:
+    """Owe the broker the first message about each of these jobs, given as id and queue."""
+    if jobs:
+        session.execute(_APPEND, [{"job_id": job_id, "queue": queue} for job_id, queue in jobs])
 
 
 def silence(session: Session, job_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -35,7 +36,7 @@ class IdempotencyConflict(RuntimeError):  # noqa: N818
 
     def __init__(self, key: str, job: Job) -> None:
         super().__init__(f"idempotency key {key!r} made job {job.id} from another spec; one key stands for one submission: use a new key")
-        self.job = job
+        self.key, self.job = key, job
 
 
 class LeaseLost(RuntimeError):  # noqa: N818
@@ -43,6 +44,21 @@ class LeaseLost(RuntimeError):  # noqa: N818
 
     def __init__(self, job_id: str, attempt: int) -> None:
         super().__init__(f"the lease on job {job_id} (attempt {attempt}) is lost; stop work on it")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job to be made.  ``spec`` becomes plain JSON; ValueError for what JSON lacks, such as NaN."""
+
+    kind: JobKind
+    name: str
+    spec: dict[str, Any]
+    queue: str
+    max_attempts: int
+    idempotency_key: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", json.loads(json.dumps(self.spec, allow_nan=False)))
 
 
 @dataclass(frozen=True, slots=True)

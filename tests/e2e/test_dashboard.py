@@ -58,7 +58,7 @@ def widths_after(number: int) -> list[int]:
 
 
 def claimed(db: Database, name: str = "digits", kind: Any = "growth", spec: dict[str, Any] | None = None) -> Lease:
-    job, _ = jobs.submit(db, kind, name, {**(spec or SPEC), "name": name}, "growth", 5)
+    job = jobs.submit(db, kind, name, {**(spec or SPEC), "name": name}, "growth", 5)
     lease = jobs.claim(db, job.id, "this-host@rosella:4711", 3600)
     assert lease is not None
     return lease
@@ -341,7 +341,7 @@ def test_list_follows_all_jobs(browser: Any, site: Site) -> None:
 
 
 def test_cancel_button(browser: Any, site: Site) -> None:
-    job, _ = jobs.submit(site.db, "growth", "waiting", SPEC, "growth", 5)
+    job = jobs.submit(site.db, "growth", "waiting", SPEC, "growth", 5)
     page = open_page(browser, site, f"/jobs/{job.id}")
     page.focus("#cancel summary")
     page.keyboard.press("Enter")
@@ -379,7 +379,7 @@ def test_without_script_everything_but_the_drawings_is_there(browser: Any, site:
     page.click("#table-loss summary")
     assert "grown" in page.inner_text("#table-loss table")
     assert "needs JavaScript" in page.inner_text("#curves noscript")
-    job, _ = jobs.submit(site.db, "growth", "waiting", SPEC, "growth", 5)
+    job = jobs.submit(site.db, "growth", "waiting", SPEC, "growth", 5)
     page.goto(f"{site.url}/jobs/{job.id}")
     page.click("#cancel summary")
     page.click("#cancel button")

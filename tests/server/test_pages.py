@@ -256,7 +256,7 @@ def test_unknown_job_and_device(read: Callable[..., str]) -> None:
 def test_hostile_words_are_only_words(read: Callable[..., str], client: TestClient, db: Database) -> None:
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     spec = {"network": {"family": "plain", "widths": [4]}, "budget": {"cost": "macs", "limit": 1, "device": evil}, "note": evil}
-    job, _ = jobs.submit(db, "growth", evil, spec, "growth", 5)
+    job = jobs.submit(db, "growth", evil, spec, "growth", 5)
     lease = jobs.claim(db, job.id, evil, 30)
     assert lease is not None
     jobs.record(db, lease, {"phase": evil, "run": evil, "overall_fraction": 0.1}, [Metric(evil, "loss", 0, 1.0)])

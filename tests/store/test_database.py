@@ -26,7 +26,7 @@ def test_time_is_aware_and_offsets_count_seconds(db: Database) -> None:
 
 
 def test_an_exception_undoes_everything(db: Database) -> None:
-    job = jobs.submit(db, "growth", "a", {}, "growth", 3)[0]
+    job = jobs.submit(db, "growth", "a", {}, "growth", 3)
 
     def half_done() -> None:
         with db.transaction() as session:
@@ -55,7 +55,7 @@ def test_constraints_refuse_states_that_can_not_be(db: Database) -> None:
 
 
 def test_readers_do_not_wait_for_a_writer(db: Database) -> None:
-    job = jobs.submit(db, "growth", "a", {}, "growth", 3)[0]
+    job = jobs.submit(db, "growth", "a", {}, "growth", 3)
     with db.transaction() as session:
         session.execute(text("UPDATE jobs SET name = 'changed'"))
         seen: list[str] = []
@@ -91,7 +91,7 @@ def test_reading_first_and_writing_later_never_fails(url: str) -> None:
         db.close()
 
     db = Database(url)
-    job = jobs.submit(db, "growth", "a", {}, "growth", 1)[0]
+    job = jobs.submit(db, "growth", "a", {}, "growth", 1)
     threads = [threading.Thread(target=count_up) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -174,7 +174,7 @@ def test_a_migration_does_not_leave_foreign_keys_off(tmp_path: Path) -> None:
 def test_times_are_kept_as_they_are_read(db: Database) -> None:
     """SQLite compares times as text: what Python writes and what the database writes must look alike."""
     moment = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-    job = jobs.submit(db, "growth", "a", {}, "growth", 3)[0]
+    job = jobs.submit(db, "growth", "a", {}, "growth", 3)
     with db.transaction() as session:
         row = session.get_one(JobRow, job.id)
         row.started_at = moment

@@ -88,7 +88,7 @@ def test_an_unknown_device_is_named(db: Database) -> None:
 
 def test_a_worker_saves_under_its_lease(db: Database) -> None:
     devices.register(db, "pi-4", FINGERPRINT)
-    lease = jobs.claim(db, jobs.submit(db, "profile", "p", {}, "profile.pi-4", 3)[0].id, "w", 30)
+    lease = jobs.claim(db, jobs.submit(db, "profile", "p", {}, "profile.pi-4", 3).id, "w", 30)
     assert lease
     assert devices.save_table(db, lease, CostTable("pi-4", [entry(CONV, 1.0)])) == 1
     jobs.finish(db, lease, "succeeded")

@@ -17,7 +17,7 @@ from store.history import _extremes
 
 @pytest.fixture
 def lease(db: Database) -> jobs.Lease:
-    lease = jobs.claim(db, jobs.submit(db, "growth", "a", {}, "growth", 3)[0].id, "w", 30)
+    lease = jobs.claim(db, jobs.submit(db, "growth", "a", {}, "growth", 3).id, "w", 30)
     assert lease
     return lease
 
@@ -124,7 +124,7 @@ def test_artifacts_by_name(db: Database, lease: jobs.Lease) -> None:
 
 
 def test_events_can_be_followed_from_any_point(db: Database, lease: jobs.Lease) -> None:
-    other = jobs.submit(db, "growth", "other", {}, "growth", 3)[0]
+    other = jobs.submit(db, "growth", "other", {}, "growth", 3)
     jobs.add_round(db, lease, "grown", 1, {"widths": [8]}, step=10)
     jobs.add_artifact(db, lease, "report.json", "a" * 64, 5, "application/json")
     jobs.finish(db, lease, "succeeded")
@@ -143,7 +143,7 @@ def test_events_can_be_followed_from_any_point(db: Database, lease: jobs.Lease) 
 
 def test_a_watcher_misses_nothing_that_many_writers_append(db: Database) -> None:
     """A number that is drawn before another but committed after it must not be overtaken."""
-    leases = [jobs.claim(db, jobs.submit(db, "growth", "a", {}, "growth", 3)[0].id, "w", 30) for _ in range(4)]
+    leases = [jobs.claim(db, jobs.submit(db, "growth", "a", {}, "growth", 3).id, "w", 30) for _ in range(4)]
 
     def write(lease: jobs.Lease) -> None:
         for number in range(15):

@@ -60,8 +60,8 @@ class JobStates(RuleBasedStateMachine):
 
     @rule(target=ids, attempts=st.integers(1, 3))
     def submit(self, attempts: int) -> str:
-        job, new = jobs.submit(self.db, "growth", "a", {"n": len(self.models)}, "growth", attempts, f"key-{len(self.models)}")
-        assert new
+        job = jobs.submit(self.db, "growth", "a", {"n": len(self.models)}, "growth", attempts, f"key-{len(self.models)}")
+        assert job.id not in self.models
         self.models[job.id] = Model(attempts)
         return job.id
 

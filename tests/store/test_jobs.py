@@ -14,12 +14,11 @@ SPEC = {"widths": [8, 16], "limit": 0.9, "nested": {"text": "grün"}}
 
 
 def submit(db: Database, name: str = "a", queue: str = "growth", attempts: int = 3, key: str | None = None) -> jobs.Job:
-    return jobs.submit(db, "growth", name, SPEC, queue, attempts, key)[0]
+    return jobs.submit(db, "growth", name, SPEC, queue, attempts, key)
 
 
 def test_a_submitted_job_is_queued_and_owed_a_message(db: Database) -> None:
-    job, new = jobs.submit(db, "profile", "a", SPEC, "profile.pi-4", 4)
-    assert new
+    job = jobs.submit(db, "profile", "a", SPEC, "profile.pi-4", 4)
     assert (job.kind, job.name, job.spec, job.queue, job.state, job.desired) == ("profile", "a", SPEC, "profile.pi-4", "queued", "run")
     assert (job.attempt, job.max_attempts, job.progress, job.cause, job.worker, job.started_at) == (0, 4, {}, None, None, None)
     assert abs(job.created_at - datetime.now(UTC)) < timedelta(minutes=1)
@@ -38,11 +37,27 @@ def test_a_submission_that_fails_leaves_nothing(db: Database) -> None:
 
 def test_same_key_same_spec_is_the_same_job(db: Database) -> None:
     first = submit(db, key="k")
-    again, new = jobs.submit(db, "growth", "a", SPEC, "growth", 3, "k")
-    assert (again, new) == (first, False)
+    assert jobs.submit(db, "growth", "a", SPEC, "growth", 3, "k") == first
     assert len(jobs.unrung(db)) == 1
     jobs.cancel(db, first.id)
-    assert jobs.submit(db, "growth", "a", SPEC, "growth", 3, "k")[0].state == "cancelled", "a key stays taken when its job is over"
+    assert jobs.submit(db, "growth", "a", SPEC, "growth", 3, "k").state == "cancelled", "a key stays taken when its job is over"
+
+
+def test_submissions_of_one_transaction_are_answered_one_by_one_in_their_order(db: Database) -> None:
+    before = submit(db, key="old")
+    keys = (None, "old", "new", "new", "old", None)
+    names = ("first", "a", "a", "a", "other", "last")
+    outcomes = jobs.submit_all(db, [jobs.Submission("growth", name, SPEC, "growth", 3, key) for name, key in zip(names, keys, strict=True)])
+    first, old, new, again, conflict, last = outcomes
+    assert isinstance(conflict, jobs.IdempotencyConflict)
+    assert (conflict.key, conflict.job) == ("old", before)
+    assert old == before
+    assert new == again
+    made = [job for job in (first, new, last) if isinstance(job, jobs.Job)]
+    assert [job.name for job in made] == ["first", "a", "last"]
+    assert [ring.job_id for ring in jobs.unrung(db)] == [before.id, *(job.id for job in made)]
+    assert [event.job_id for event in jobs.events_after(db, 0)] == [before.id, *(job.id for job in made)]
+    assert jobs.submit_all(db, []) == []
 
 
 @pytest.mark.parametrize(("kind", "name", "spec", "queue"), [
@@ -60,21 +75,20 @@ def test_same_key_other_submission_is_a_conflict(db: Database, kind: jobs.JobKin
 
 
 def test_one_key_from_many_threads_makes_one_job(db: Database) -> None:
-    made: list[tuple[jobs.Job, bool]] = []
+    made: list[jobs.Job] = []
     threads = [threading.Thread(target=lambda: made.append(jobs.submit(db, "growth", "a", SPEC, "growth", 3, "k"))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({job.id for job, _ in made}) == 1
-    assert sum(new for _, new in made) == 1
+    assert len({job.id for job in made}) == 1
     assert len(jobs.unrung(db)) == 1
 
 
 def test_find_pages_newest_first_and_filters(db: Database) -> None:
     ids = [submit(db, name=f"job-{i}").id for i in range(7)]
     jobs.cancel(db, ids[2])
-    profile = jobs.submit(db, "profile", "p", {}, "profile.x", 3)[0]
+    profile = jobs.submit(db, "profile", "p", {}, "profile.x", 3)
     listed, before = [], None
     while page := jobs.find(db, before=before, limit=3):
         listed += [job.id for job in page]

@@ -27,7 +27,7 @@ for job_id in ids:
 
 
 def submitted(db: Database, attempts: int = 3) -> jobs.Job:
-    return jobs.submit(db, "growth", "a", {}, "growth", attempts)[0]
+    return jobs.submit(db, "growth", "a", {}, "growth", attempts)
 
 
 def claimed(db: Database, attempts: int = 3) -> jobs.Lease:

@@ -69,7 +69,7 @@ def test_migrated_tables_are_the_programs_tables(empty_url: str) -> None:
 def test_up_down_up_with_rows_inside(empty_url: str) -> None:
     db = Database(empty_url)
     db.migrate()
-    job, _ = jobs.submit(db, "growth", "a", {}, "growth", 3)
+    job = jobs.submit(db, "growth", "a", {}, "growth", 3)
     db.migrate()
     db.check_revision()
     assert jobs.get(db, job.id) == job, "migrating to where one is changes nothing"
@@ -83,7 +83,7 @@ def test_up_down_up_with_rows_inside(empty_url: str) -> None:
 def test_each_revision_goes_up_and_down_with_rows_inside(empty_url: str) -> None:
     db = Database(empty_url)
     db.migrate()
-    job, _ = jobs.submit(db, "growth", "a", {"x": 1}, "growth", 3)
+    job = jobs.submit(db, "growth", "a", {"x": 1}, "growth", 3)
     devices.register(db, "pi-4", {"cpu": "some CPU"})
     revisions = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
     for revision in revisions[1:]:  # newest first

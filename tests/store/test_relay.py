@@ -113,7 +113,7 @@ def keeper(db: Database, settings: Settings) -> Iterator[Keeper]:
 
 
 def submit(db: Database, queue: str = GROWTH_QUEUE) -> str:
-    return jobs.submit(db, "growth", "a", {}, queue, 3)[0].id
+    return jobs.submit(db, "growth", "a", {}, queue, 3).id
 
 
 def test_what_is_owed_is_sent_once_in_order(db: Database, broker: Broker, settings: Settings) -> None:

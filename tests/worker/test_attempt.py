@@ -19,7 +19,7 @@ def attempt(tmp_path: Path) -> Attempt:
     settings = Settings(data_dir=tmp_path, lease_seconds=0.3, heartbeat_seconds=0.05)
     db = Database(settings.database)
     db.migrate()
-    job, _ = jobs.submit(db, "growth", "small", {}, "growth", 3)
+    job = jobs.submit(db, "growth", "small", {}, "growth", 3)
     lease = jobs.claim(db, job.id, "test", 600)
     assert lease is not None
     return Attempt(db, settings, lease, "this-host")

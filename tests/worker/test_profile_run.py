@@ -27,7 +27,7 @@ def db(tmp_path: Path) -> Database:
 
 
 def attempt(db: Database, folder: Path, device: str = "this-host", asked_to_stop: Callable[[], bool] = lambda: False) -> Attempt:
-    job, _ = jobs.submit(db, "profile", "profile", SPEC, f"profile.{device}", 3)
+    job = jobs.submit(db, "profile", "profile", SPEC, f"profile.{device}", 3)
     lease = jobs.claim(db, job.id, "test", 600)
     assert lease is not None
     return Attempt(db, Settings(data_dir=folder), lease, device, asked_to_stop)

@@ -54,7 +54,7 @@ def db(settings: Settings) -> Database:
 
 
 def submit(db: Database, **changes: object) -> str:
-    return jobs.submit(db, "growth", "small", {**SPEC, **changes}, "growth", 50)[0].id
+    return jobs.submit(db, "growth", "small", {**SPEC, **changes}, "growth", 50).id
 
 
 def claim(db: Database, job_id: str) -> Lease:

@@ -33,7 +33,7 @@ def db(settings: Settings) -> Database:
 
 
 def submit(db: Database, max_attempts: int = 3) -> str:
-    return jobs.submit(db, "growth", "small", {}, "growth", max_attempts)[0].id
+    return jobs.submit(db, "growth", "small", {}, "growth", max_attempts).id
 
 
 def child(code: str) -> list[str]:
