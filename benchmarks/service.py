@@ -40,7 +40,7 @@ SPEC = {
     "network": {"family": "mobilenet_v1", "widths": [8] * 14},
     "growth": {"rounds": 2},
     "budget": {"cost": "macs", "limit": 3e5},
-    "training": {"epochs_per_round": 6, "final_epochs": 6, "batch_size": 32, "learning_rate": 0.1},
+    "training": {"epochs_per_round": 4, "final_epochs": 4, "batch_size": 32, "learning_rate": 0.1},
     "controls": [],
 }
 
@@ -91,7 +91,7 @@ def library() -> float:
         db.migrate()
         network = admit(spec, db, settings).network
         db.close()
-        sets = data.load(spec.data, settings, spec.training.seed)
+        sets, _ = data.load(spec.data, settings, spec.training.seed)
     growth = Growth.start(network, sets, Macs(), growth_config(spec, sets))
     started = time.monotonic()
     for _ in growth.events():
@@ -110,7 +110,7 @@ def show(console: Console, result: dict[str, object]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="write the figures as JSON to this file")
-    parser.add_argument("--pairs", type=int, default=5, help="runs of each arm")
+    parser.add_argument("--pairs", type=int, default=10, help="runs of each arm")
     parser.add_argument("--library", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from costs.families import Network, default_widths
+from costs.shapes import Activation
 from growth.groups import find_groups
 from growth.networks import build
 from growth.splitting import SplittingProduct
@@ -70,7 +70,7 @@ def main() -> None:
         options.output.write_text(json.dumps({"setting": setting, "host": host, "results": [asdict(r) for r in results]}, indent=1))
 
 
-def compare(multiplier: float, memory_format: str, activation: str, batch_size: int, rounds: int) -> Result:
+def compare(multiplier: float, memory_format: str, activation: Activation, batch_size: int, rounds: int) -> Result:
     """One network in one memory format."""
     network = Network("mobilenet_v1", default_widths("mobilenet_v1", multiplier), 32, 3, 10, activation)
     generator = torch.Generator().manual_seed(0)
@@ -79,12 +79,12 @@ def compare(multiplier: float, memory_format: str, activation: str, batch_size: 
     target = torch.randint(10, (batch_size,), generator=generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     graph = find_groups(model, x)
-    product = None
+    product = SplittingProduct(model, graph, [(x, target)], functional.cross_entropy)
 
     def step() -> None:
         model.train()
         optimizer.zero_grad()
-        functional.cross_entropy(model(x), target).backward()
+        functional.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
 
     def first() -> None:
@@ -95,9 +95,7 @@ def compare(multiplier: float, memory_format: str, activation: str, batch_size: 
     def further() -> None:
         product(directions)
 
-    directions = [
-        torch.randn(shape, generator=generator) for shape in SplittingProduct(model, graph, [(x, target)], nn.CrossEntropyLoss()).shapes
-    ]
+    directions = [torch.randn(shape, generator=generator) for shape in product.shapes]
     times = interleave({"step": step, "first": first, "next": further}, rounds)
     ratio = {name: median(a / b for a, b in zip(times[name], times["step"], strict=True)) for name in ("first", "next")}
     return Result(multiplier, memory_format, median(times["step"]) * 1e3, ratio["first"], ratio["next"], rounds)
