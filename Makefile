@@ -1,13 +1,15 @@
-# Two commands: `make demo` and `make test`.  Each sets up what it needs in .venv first.
+# Two commands: `make demo` and `make test`.  Each sets up what it needs in .venv first; `make install` does that alone.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export ONEDNN_PRIMITIVE_CACHE_CAPACITY ?= 16384
 
-.PHONY: demo test test-all bench lint format clean
+.PHONY: demo install test test-all bench lint format clean
 
 demo: .venv/installed-embedded
 	$(BIN)/wattle demo $(if $(filter 1,$(KEEP)),--keep)
+
+install: .venv/installed-embedded
 
 test: lint
 	$(BIN)/pytest -m "not slow and not alone" -n 2 --dist loadgroup
