@@ -121,11 +121,9 @@ class CostTable:
         """The calibration of a quantity in a setting.  NoCost if that setting was never anchored."""
         found = self._calibrations.get((quantity, setting))
         if found is None:
-            known = "; ".join(str(s) for q, s in self._calibrations if q == quantity) or "none"
-            raise NoCost(
-                f"no whole network was measured to calibrate {quantity} ({setting}) on {self.device}; calibrated settings: {known}; "
-                f"run `wattle profile` with this batch size and thread count"
-            )
+            known = "; ".join(str(s) for q, s in self._calibrations if q == quantity)
+            state = f"was profiled for {known}" if known else "no whole network was measured" if self._entries else "was not profiled"
+            raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `wattle profile` with this batch size and thread count")
         return found
 
     def _step(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:

@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); use an earlier checkpoint") from error
+        raise CheckpointError(f"{path} is damaged, or none of Wattle's files ({error}); use another one") from error
     if header.get("format") != FORMAT:
         found = header.get("format", "none of ours")
         raise CheckpointError(f"{path} has checkpoint format {found}; this version reads format {FORMAT}: use the version that wrote it")

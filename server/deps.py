@@ -78,7 +78,7 @@ def existing_job(service: TheService, job_id: Annotated[str, Path(pattern=ID_PAT
     try:
         return jobs.get(service.db, job_id)
     except jobs.UnknownJob as error:
-        raise not_found("job", job_id, "GET /v1/jobs lists all jobs") from error
+        raise not_found("job", job_id, "GET /v1/jobs (wattle jobs) lists all jobs") from error
 
 
 def existing_device(

@@ -23,13 +23,14 @@ from server.views import (
     ShapeQuery,
 )  # fmt: skip
 from store import devices
-from store.admission import cost_model, seed_network
+from store.admission import calibration_warnings, cost_model, seed_network
 from store.images import DataShape
 from store.problems import Problem
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 
+EXACT = ("macs", "params")
 NEAREST = 8  # measured widths named when a layer can't be priced
 
 
@@ -48,9 +49,11 @@ def get_device(device: TheDevice, service: TheService) -> DeviceDetail:
 
 @router.get("/{name}/costs", responses=documented(404, 422))
 def get_cost(device: TheDevice, service: TheService, query: Annotated[ShapeQuery, Query()]) -> CostEntryView:
-    """What one layer costs on its own: measured, or from the next measured widths.  404 beyond what was measured."""
+    """What one layer costs on its own: counted, measured, or from the next measured widths.  404 beyond what was measured."""
     table = service.tables.load(service.db, device.name)
     shape, setting = query.shape(), Setting(query.batch_size, query.threads)
+    if query.cost in EXACT:
+        return CostEntryView.exact(device.name, shape, setting, cost_model(query.cost, table, setting))
     try:
         return CostEntryView.of(device.name, table.entry(shape, setting, query.cost))
     except NoCost as error:
@@ -66,8 +69,8 @@ def price_network(device: TheDevice, service: TheService, query: NetworkCostQuer
     setting, table = Setting(query.batch_size, query.threads), service.tables.load(service.db, device.name)
     model = cost_model(query.cost, table, setting)
     try:
-        calibration = table.calibration(query.cost, setting) if query.cost not in ("macs", "params") else None
-        return NetworkCost.of(device.name, wiring, model, setting, calibration)
+        calibration = table.calibration(query.cost, setting) if query.cost not in EXACT else None
+        return NetworkCost.of(device.name, wiring, model, setting, calibration, calibration_warnings(device.name, wiring, model))
     except NoCost as error:
         remedy = "run `wattle profile` for this network, image size, batch size and thread count"
         raise Refusal(404, str(error), [Problem("network", query.network.family, None, remedy, str(error))]) from error

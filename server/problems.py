@@ -130,7 +130,7 @@ def _problem_of(item: Mapping[str, Any], model: type[BaseModel] | None) -> Probl
         return Problem(field, value, known or None, remedy, f"{field} is not a known key; {remedy}")
     if kind in ("json_invalid", "value_error"):
         return Problem(field, value, limit, text, f"{field}: {text}")
-    rule = text.replace("Input should", "it should", 1).replace("String should", "it should", 1)
+    rule = text.partition(", unable to parse")[0].replace("Input should", "it should", 1).replace("String should", "it should", 1)
     return Problem(field, value, limit, _remedy(rule), f"{field} is {value!r}: {rule}")
 
 

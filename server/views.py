@@ -282,15 +282,23 @@ class CostEntryView(_View):
     kind: Kind
     low: float | None
     high: float | None
-    meter: str
-    repetitions: int
-    rejected: int
-    measured_at: str
+    meter: str | None = Field(description="null for an exact count, like what follows")
+    repetitions: int | None
+    rejected: int | None
+    measured_at: str | None
 
     @classmethod
     def of(cls, device: str, entry: CostEntry) -> Self:
         fields = asdict(entry)
         return cls(**{**fields, "device": device, "setting": SettingView.of(entry.setting)})
+
+    @classmethod
+    def exact(cls, device: str, shape: LayerShape, setting: Setting, model: CostModel) -> Self:
+        found = model.layer(shape)
+        return cls(
+            device=device, shape=ShapeView(**asdict(shape)), setting=SettingView.of(setting), quantity=model.name, value=found.value,
+            unit=found.unit, kind=found.kind, low=None, high=None, meter=None, repetitions=None, rejected=None, measured_at=None,
+        )  # fmt: skip
 
 
 class NetworkCostQuery(BaseModel):
@@ -325,13 +333,16 @@ class NetworkCost(_View):
     total: CostView
     layers: list[LayerCost]
     calibration: CalibrationView | None
+    warnings: list[str]
 
     @classmethod
-    def of(cls, device: str, wiring: Wiring, model: CostModel, setting: Setting, calibration: Calibration | None) -> Self:
+    def of(
+        cls, device: str, wiring: Wiring, model: CostModel, setting: Setting, calibration: Calibration | None, warnings: Iterable[str]
+    ) -> Self:
         return cls(
             device=device, cost=model.name, setting=SettingView.of(setting), widths=list(wiring.widths),
             total=CostView.of(model.network(wiring.shapes())), layers=list(_layer_costs(wiring.units, model)),
-            calibration=None if calibration is None else CalibrationView.of(calibration),
+            calibration=None if calibration is None else CalibrationView.of(calibration), warnings=list(warnings),
         )  # fmt: skip
 
 

@@ -62,7 +62,8 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
     seed_cost = _priced_seed(spec, network, wiring, model)
     warnings = (
         *_device_warnings(spec.budget, db),
-        *_calibration_warnings(spec, network, wiring, model),
+        *calibration_warnings(spec.budget.device, wiring, model, profile_command(spec.budget, network, spec.growth.max_growth)),
+        *_interval_warnings(seed_cost, spec.budget.limit),
         *_growth_warnings(spec, wiring, model),
     )
     return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
@@ -176,7 +177,7 @@ def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> 
     return (
         f"wattle profile --device {budget.device} --family {network.family} --widths {widths} --activation {network.activation} "
         f"--image-size {network.image_size} --in-channels {network.in_channels} --classes {network.classes} "
-        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads}"
+        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads} --wait"
     )
 
 
@@ -194,14 +195,23 @@ def _device_warnings(budget: BudgetSpec, db: Database) -> tuple[str, ...]:
     return (f"{budget.device} has changed since it was measured ({changed}): its prices may no longer hold; run wattle profile again",)
 
 
-def _calibration_warnings(spec: JobSpec, network: Network, wiring: Wiring, model: CostModel) -> tuple[str, ...]:
-    """Were whole networks like this one measured in the device's last profile with this setting?"""
+def calibration_warnings(device: str, wiring: Wiring, model: CostModel, command: str = "wattle profile") -> tuple[str, ...]:
+    """Were whole networks like this one measured in the device's last profile with this setting?  If not, ``command`` does that."""
     if not isinstance(model, TableCost) or model.calibrated_on(wiring):
         return ()
-    command = profile_command(spec.budget, network, spec.growth.max_growth)
     return (
-        f"the last profile of {spec.budget.device} with this setting measured other networks (family, activation or image size), and its "
+        f"the last profile of {device} with this setting measured other networks (family, activation or image size), and its "
         f"scale is applied here: prices may be off by more than their interval says; run: {command}",
+    )
+
+
+def _interval_warnings(seed: Cost, limit: float) -> tuple[str, ...]:
+    """Might the seed alone be over the budget, by what the prices can be off?"""
+    if seed.high is None or seed.high <= limit:
+        return ()
+    return (
+        f"the budget of {limit:.12g} {seed.unit} is held against the predicted cost; the seed's is {_rounded_up(seed.value)} {seed.unit}, "
+        f"but may be up to {_rounded_up(seed.high)} {seed.unit} in truth",
     )
 
 

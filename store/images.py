@@ -132,7 +132,8 @@ def scan(data: DataSpec, settings: Settings, decode: int | None = None) -> Image
                 ignored += 1
         if (found := len(files) - before) < MIN_PER_CLASS:
             remedy = f"add images ({', '.join(sorted(IMAGE_SUFFIXES))}) or remove the folder"
-            message = f"{name} holds {found or 'no'} images, and at least {MIN_PER_CLASS} are needed to train, select and test on; {remedy}"
+            count = "1 image" if found == 1 else f"{found or 'no'} images"
+            message = f"{name} holds {count}, and at least {MIN_PER_CLASS} are needed to train, select and test on; {remedy}"
             problems.append(Problem("data.root", found, f"at least {MIN_PER_CLASS} images per class", remedy, message))
     problems += _corrupt(root, files, decode, MAX_REPORTED - len(problems))
     if problems:

@@ -80,7 +80,9 @@ def problem_text(document: Document) -> RenderableType:
     lines: list[RenderableType] = [Text.assemble((title, "bold red"), "" if said or not detail else f": {detail}")]
     for error in errors:
         lines.append(Text.assemble("  ", (str(error.get("field") or "spec"), "bold"), f": {error.get('message') or ''}"))
-        lines += [Text(f"    {key}: {_plain(error[key])}") for key in ("value", "limit", "remedy") if error.get(key) not in (None, "", [])]
+        shown = [key for key in ("value", "limit", "remedy") if error.get(key) not in (None, "", [])]
+        told = error.get("message") or ""  # most messages end in the remedy
+        lines += [Text(f"    {key}: {_plain(error[key])}") for key in shown if key != "remedy" or _plain(error[key]) not in told]
     return Group(*lines)
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import ExitStack
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,14 +22,10 @@ from wattle.watch import STATE_STYLES, follow, words
 if TYPE_CHECKING:
     from wattle.up import Service
 
-app = typer.Typer(
-    help="Grows neural networks for a device: splits channels by what they gain and by what they cost there, measured.",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 
 JobId = Annotated[str, typer.Argument(help="Job id, as printed by `wattle submit` and `wattle jobs`.", metavar="ID")]
-Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it ends; the exit code says how.")]
+Wait = Annotated[bool, typer.Option("--wait", metavar="", help="Follow the job until it ends; the exit code says how.")]
 Spec = Annotated[Path | None, typer.Option("--spec", help="Take network, image size and setting from this job spec.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="Device to ask about. (default: this-host, or the device of --spec)")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the inference. (default: 1)", min=1)]
@@ -43,8 +40,30 @@ Classes = Annotated[int | None, typer.Option(help="Number of classes.", min=2)]
 
 
 def connect() -> Client:
-    """The server at WATTLE_URL, default http://127.0.0.1:8765."""
-    return Client()
+    """The server at WATTLE_URL; else the service that runs on this data folder; else the host and port of the settings."""
+    if url := os.environ.get("WATTLE_URL"):
+        return Client(url)
+    from wattle.specs import settings
+    from wattle.up import read_state
+
+    found = settings()
+    state = read_state(found.data_dir)
+    return Client(state["url"] if state else f"http://{found.host}:{found.port}")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wattle {version('wattle-nas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def wattle(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, metavar="", help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Grows neural networks for a device: splits channels by what they gain and by what they cost there, measured."""
 
 
 @app.command()
@@ -67,7 +86,9 @@ def up(
 @answering
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the artifacts.")] = Path("wattle-demo"),
-    keep: Annotated[bool, typer.Option("--keep", envvar="KEEP", help="Leave the service running afterwards, until Ctrl-C.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", metavar="", envvar="KEEP", help="Leave the service running afterwards, until Ctrl-C.")
+    ] = False,
 ) -> Answer:
     """See it work: measure this machine, grow a small network on handwritten digits within a latency budget, show the report."""
     from wattle.demo import run_demo
@@ -93,7 +114,7 @@ def worker(
 def submit(
     spec: Annotated[Path, typer.Argument(help="Job spec, YAML or JSON. See examples/.", metavar="SPEC")],
     wait: Wait = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the spec, create nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only check the spec, create nothing.")] = False,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: the same key and spec never make a second job.")] = None,
 ) -> Answer:
     """Submit a growth job."""
@@ -107,8 +128,8 @@ def submit(
 @app.command()
 @answering
 def jobs(
-    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only growth or profile jobs.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state: queued, running, succeeded, failed or cancelled.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind: growth or profile.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=200)] = 20,
     cursor: Annotated[str | None, typer.Option(help="Go on where an earlier list ended (its `next`).")] = None,
 ) -> Answer:
@@ -119,7 +140,7 @@ def jobs(
     for job in document["jobs"]:
         style = STATE_STYLES.get(job["state"], "")
         table.add_row(job["id"], job["name"], job["kind"], Text(job["state"], style), " · ".join(words(job)[2:]))
-    rest = [Text(f"more: wattle jobs --cursor {document['next']}", style="dim")] if document.get("next") else []
+    rest = [Text(f"more: wattle jobs --limit {limit} --cursor {document['next']}", style="dim")] if document.get("next") else []
     return Answer(document, Group(table, *rest) if document["jobs"] else Text("no jobs"))
 
 
@@ -162,9 +183,9 @@ def artifacts(
     with connect() as client:
         listed = client.artifacts(job_id)
         paths = [str(path) for path in client.download(job_id, output)] if output else []
-    table = Table("name", "bytes", "sha256", "file", box=None, pad_edge=False)
+    table = Table("name", "bytes", "sha256", *(("file",) if paths else ()), box=None, pad_edge=False)
     for index, artifact in enumerate(listed):
-        table.add_row(artifact["name"], f"{artifact['size']:,}", artifact["sha256"], paths[index] if paths else "")
+        table.add_row(artifact["name"], f"{artifact['size']:,}", artifact["sha256"], *paths[index : index + 1])
     return Answer({"artifacts": listed, "files": paths}, table if listed else Text("no artifacts"))
 
 
@@ -209,11 +230,13 @@ def profile(
 def devices() -> Answer:
     """List devices and their cost tables."""
     with connect() as client:
-        found = client.devices()
-    table = Table("device", "processor", "cost entries", "measured at", box=None, pad_edge=False)
+        found = [client.device(entry["name"]) for entry in client.devices()]
+    columns = ("device", "processor", "cost entries", "measured at", "whole networks predicted within (mean)")
+    table = Table(*columns, box=None, pad_edge=False)
     for entry in found:
         measured = str(entry["measured_at"] or "never: wattle profile")
-        table.add_row(entry["name"], str(entry["fingerprint"].get("cpu", "")), str(entry["entries"]), measured)
+        errors = "; ".join(map(_calibration_words, entry["calibrated"]))
+        table.add_row(entry["name"], str(entry["fingerprint"].get("cpu", "")), str(entry["entries"]), measured, errors)
     return Answer({"devices": found}, table if found else Text("no devices: start a worker with `wattle worker --device this-host`"))
 
 
@@ -222,7 +245,9 @@ def devices() -> Answer:
 def cost(
     spec: Spec = None,
     device: DeviceName = None,
-    quantity: Annotated[str, typer.Option(help="latency_ms, energy_mj, macs or params.")] = "latency_ms",
+    quantity: Annotated[
+        str | None, typer.Option(help="latency_ms, energy_mj, macs or params. (default: latency_ms, or the budget's of --spec)")
+    ] = None,
     op: Annotated[str, typer.Option(help="conv2d, linear, max_pool or global_pool.")] = "conv2d",
     in_channels: Annotated[int | None, typer.Option(help="Input channels.", min=1)] = None,
     out_channels: Annotated[int | None, typer.Option(help="Output channels.", min=1)] = None,
@@ -231,9 +256,9 @@ def cost(
     groups: Annotated[int, typer.Option(help="Groups; as many as channels for a depthwise convolution.", min=1)] = 1,
     height: Annotated[int, typer.Option(help="Height of the input.", min=1)] = 1,
     width: Annotated[int, typer.Option(help="Width of the input.", min=1)] = 1,
-    norm: Annotated[bool, typer.Option("--norm", help="A batch norm is fused behind it.")] = False,
+    norm: Annotated[bool, typer.Option("--norm", metavar="", help="A batch norm is fused behind it.")] = False,
     activation: Annotated[str, typer.Option(help="none, silu or relu.")] = "none",
-    residual: Annotated[bool, typer.Option("--residual", help="A residual addition is fused behind it.")] = False,
+    residual: Annotated[bool, typer.Option("--residual", metavar="", help="A residual addition is fused behind it.")] = False,
     batch_size: BatchSize = None,
     threads: Threads = None,
 ) -> Answer:
@@ -243,13 +268,15 @@ def cost(
             from wattle.specs import device_of_job, network_of_job
 
             network = network_of_job(spec)
-            network |= {name: value for name, value in (("batch_size", batch_size), ("threads", threads)) if value is not None}
+            given = {"batch_size": batch_size, "threads": threads, "cost": quantity}
+            network |= {name: value for name, value in given.items() if value is not None}
             document = client.network_cost(device or device_of_job(spec), network)
-            return Answer(document, _network_cost_table(document))
+            return Answer(document, Group(_network_cost_table(document), *_warnings(document)))
         shape = {
             "op": op, "in_channels": _needed("--in-channels", in_channels), "out_channels": _needed("--out-channels", out_channels),
             "kernel": kernel, "stride": stride, "groups": groups, "height": height, "width": width, "norm": norm,
-            "activation": activation, "residual": residual, "batch_size": batch_size or 1, "threads": threads or 1, "cost": quantity,
+            "activation": activation, "residual": residual, "batch_size": batch_size or 1, "threads": threads or 1,
+            "cost": quantity or "latency_ms",
         }  # fmt: skip
         document = client.cost(device or "this-host", **shape)
     return Answer(document, _cost_text(document))
@@ -285,10 +312,16 @@ def _followed(client: Client, job: Document) -> Answer:
             }
         ) from None
     if ended["state"] == "succeeded":
-        more = f": wattle report {ended['id']}" if ended["kind"] == "growth" else ""
+        more = f": wattle report {ended['id']}" if ended["kind"] == "growth" else ": wattle submit SPEC, or wattle cost --spec SPEC"
         return Answer(ended, Text(f"{ended['id']} succeeded{more}"))
     reason = f": {ended['message']}" if ended.get("message") else ""
     return Answer(ended, Text(f"{ended['id']} {ended['state']}{reason}"), JOB_ENDED_BADLY)
+
+
+def _calibration_words(calibration: Document) -> str:
+    from wattle.report import setting_words
+
+    return f"{setting_words(calibration['setting'])}: {calibration['error_percent']:.1f} %"
 
 
 def _needed(option: str, value: Any) -> Any:
@@ -305,8 +338,12 @@ def _submitted_text(job: Document) -> Text:
 def _dry_run_text(document: Document) -> Group:
     from wattle.report import cost_words
 
-    warnings = [Text(f"warning: {warning}", style="yellow") for warning in document.get("warnings") or ()]
-    return Group(Text(f"the spec is good; the seed costs {cost_words(document.get('seed_cost'))}"), *warnings)
+    seed = document["seed_cost"]
+    return Group(Text(f"the spec is good; the seed costs {cost_words(seed)} ({seed['kind']})"), *_warnings(document))
+
+
+def _warnings(document: Document) -> list[Text]:
+    return [Text(f"warning: {warning}", style="yellow") for warning in document["warnings"]]
 
 
 def _cost_text(entry: Document) -> Text:
@@ -314,7 +351,8 @@ def _cost_text(entry: Document) -> Text:
     from wattle.report import cost_words, setting_words
 
     shape, setting = LayerShape(**entry["shape"]), entry["setting"]
-    origin = f"{entry['kind']}, {entry['meter']}, {entry['repetitions']} repetitions, {entry['measured_at']}"
+    measured = f", {entry['meter']}, {entry['repetitions']} repetitions, {entry['measured_at']}" if entry["meter"] else ""
+    origin = f"{entry['kind']}{measured}"
     what = f"{shape} ({setting_words(setting)}) on {entry['device']}"
     return Text(f"{what}: {entry['quantity']} {cost_words(entry)}  ({origin})")
 
@@ -325,7 +363,15 @@ def _network_cost_table(document: Document) -> Table:
 
     setting = document["setting"]
     title = f"{document['cost']} on {document['device']}, {setting_words(setting)}"
-    table = Table("layer", "shape", Column("cost", justify="right"), "kind", title=title, title_justify="left")
+    caption = None
+    if calibration := document["calibration"]:
+        caption = (
+            f"A layer's part in the network: measured alone, times {calibration['scale']:.3g}. That was fitted on "
+            f"{calibration['anchors']} whole networks; predicted from the others, each was off by "
+            f"{calibration['error_percent']:.1f} % on average."
+        )
+    table = Table("layer", "shape", Column("cost", justify="right"), "kind", title=title, caption=caption,
+                  title_justify="left", caption_justify="left")  # fmt: skip
     for layer in document["layers"]:
         table.add_row(layer["name"], str(LayerShape(**layer["shape"])), cost_words(layer["cost"]), layer["cost"]["kind"])
     table.add_row("whole network", "", cost_words(document["total"]), document["total"]["kind"], style="bold")

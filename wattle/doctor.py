@@ -110,13 +110,14 @@ def contention() -> Iterator[Check]:
 
 
 def meters() -> Iterator[Check]:
+    from costs.table import UNITS
     from profiler.meters import METERS
 
     for name, make in METERS.items():
         meter = make()
         meter.start()
         reading = meter.stop()
-        yield Check(f"meter {name}", "ok", f"{meter.quantity}; an empty window reads {reading.value:.2g}")
+        yield Check(f"meter {name}", "ok", f"{meter.quantity}; an empty window reads {reading.value:.2g} {UNITS[meter.quantity]}")
 
 
 def broker() -> Iterator[Check]:

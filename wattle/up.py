@@ -273,7 +273,10 @@ def _only_one(data_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             state = read_state(data_dir)
             where = f" (process {state['pid']}, {state['url']})" if state else ""
-            raise ServiceError(f"a service already runs on {data_dir}{where}; stop it, or set WATTLE_DATA_DIR to another folder") from error
+            raise ServiceError(
+                f"a service already runs on {data_dir}{where}; stop it (Ctrl-C where it runs, or kill it), "
+                "or set WATTLE_DATA_DIR to another folder"
+            ) from error
         yield
 
 

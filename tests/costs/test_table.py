@@ -107,7 +107,7 @@ def test_another_setting_or_quantity_is_refused() -> None:
         table.entry(conv(8, 8), four, "latency_ms")
     with pytest.raises(NoCost, match="energy_mj"):
         table.entry(conv(8, 8), ONE, "energy_mj")
-    with pytest.raises(NoCost, match="calibrated settings: batch 1, 1 thread"):
+    with pytest.raises(NoCost, match=r"\(batch 4, 2 threads\) on bench: was profiled for batch 1, 1 thread"):
         table.calibration("latency_ms", four)
 
 

@@ -96,6 +96,18 @@ def test_network_by_exact_counts(client: TestClient) -> None:
 
 
 @pytest.mark.usefixtures("measured")
+def test_a_layer_by_exact_count_needs_no_measurement(client: TestClient) -> None:
+    answer = cost(client, in_channels=3, out_channels=11, cost="macs").json()
+    assert (answer["kind"], answer["unit"], answer["meter"], answer["low"]) == ("exact", "MACs", None, None)
+    assert answer["value"] == 3 * 11 * answer["shape"]["kernel"] ** 2 * answer["shape"]["height"] * answer["shape"]["width"]
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_network_of_another_form_than_was_measured_is_priced_with_a_warning(client: TestClient) -> None:
+    assert client.post("/v1/devices/this-host/costs:network", json=NETWORK).json()["warnings"] != []
+
+
+@pytest.mark.usefixtures("measured")
 def test_network_beyond_the_table(client: TestClient) -> None:
     wide = {**NETWORK, "network": {"family": "plain", "widths": [4, 6, 99]}}
     response = client.post("/v1/devices/this-host/costs:network", json=wide)

@@ -122,7 +122,7 @@ def test_device_without_table_names_the_command_that_mends_it(sqlite: Database, 
     assert problem.field == "budget.device"
     assert problem.remedy == (
         "wattle profile --device this-host --family plain --widths 4,6,8 --activation silu --image-size 8 --in-channels 1 --classes 10 "
-        "--max-growth 4 --batch-size 2 --threads 3"
+        "--max-growth 4 --batch-size 2 --threads 3 --wait"
     )
     assert problem.remedy in problem.message
     assert "run `wattle profile`" not in problem.message

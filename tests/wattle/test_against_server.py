@@ -151,6 +151,11 @@ def test_devices_and_costs(bench: Bench) -> None:
     code, out, _ = run("cost", "--spec", str(EXAMPLES / "digits.yaml"))
     assert code == 0
     assert "whole network" in out
+    assert "3.0 % on average" in out
+    code, out, _ = run("cost", "--spec", str(EXAMPLES / "digits.yaml"), "--quantity", "macs", "--json")
+    assert (code, json.loads(out)["total"]["kind"]) == (0, "exact")
+    assert run("cost", "--spec", str(EXAMPLES / "digits.yaml"), "--quantity", "joules")[0] == 2
+    assert "batch 32, 1 thread: 3.0 %" in run("devices")[1]
     stem = (
         "--in-channels",
         "1",

@@ -22,6 +22,9 @@ SHAPE = {
 SETTING = {"batch_size": 32, "threads": 1, "dtype": "float32", "layout": "contiguous"}
 
 
+DEVICE = {"name": "this-host", "fingerprint": {}, "entries": 9, "measured_at": "2026-01-01T00:00:00+00:00"}
+
+
 def job(state: str = "succeeded", **more: Any) -> dict[str, Any]:
     return {
         "id": "j1",
@@ -61,16 +64,15 @@ class Server:
                 "artifacts": [{"name": "a.json", "sha256": hashlib.sha256(b"{}").hexdigest(), "size": 2, "media_type": "application/json"}]
             },
             ("POST", "/v1/profiles"): job("queued", kind="profile"),
-            ("GET", "/v1/devices"): {
-                "devices": [{"name": "this-host", "fingerprint": {}, "entries": 9, "measured_at": "2026-01-01T00:00:00+00:00"}]
-            },
+            ("GET", "/v1/devices"): {"devices": [DEVICE]},
+            ("GET", "/v1/devices/this-host"): {**DEVICE, "calibrated": []},
             ("GET", "/v1/devices/this-host/costs"): {
                 "device": "this-host", "shape": SHAPE, "setting": SETTING, "quantity": "latency_ms", "meter": "wall_clock",
                 "repetitions": 40, "rejected": 2, "measured_at": "2026-01-01T00:00:00+00:00", **COST,
             },
             ("POST", "/v1/devices/this-host/costs:network"): {
                 "device": "this-host", "cost": "latency_ms", "setting": SETTING, "widths": [8], "total": COST,
-                "layers": [{"name": "stem", "shape": SHAPE, "cost": COST}], "calibration": None,
+                "layers": [{"name": "stem", "shape": SHAPE, "cost": COST}], "calibration": None, "warnings": [],
             },
         }  # fmt: skip
         if path.endswith("/events"):
