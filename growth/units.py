@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import nn
 
@@ -47,17 +48,20 @@ class _Parts:
         return True
 
 
-def wire(model: nn.Module, steps: Sequence[Step], step_groups: Sequence[int | None]) -> tuple[Unit, ...]:
+def wire(model: nn.Module, steps: Sequence[Step]) -> tuple[Unit, ...]:
     """All units in execution order.  TraceError for a step that no unit can hold, or a shape that ``LayerShape`` can't say."""
+    for step in steps:
+        if step.kind in ("combine", "cat", "channelwise", "opaque"):
+            raise TraceError(f"'{step.path}' ({step.kind}) is in no unit that a device executes")
     units = _gather(steps)
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    return tuple(_unit(steps, step_groups, units[start], layers) for start in sorted(units))
+    return tuple(_unit(model, steps, units[start], layers) for start in sorted(units))
 
 
 def _gather(steps: Sequence[Step]) -> dict[int, _Parts]:
     users: dict[int, set[int]] = {index: set() for index in range(len(steps))}
     for index, step in enumerate(steps):
-        for source in step.inputs:
+        for source in step.inputs if step.kind != "number" else ():
             users[source].add(index)
     units: dict[int, _Parts] = {}
     taken: set[int] = set()
@@ -79,12 +83,13 @@ def _gather(steps: Sequence[Step]) -> dict[int, _Parts]:
     return units
 
 
-def _unit(steps: Sequence[Step], step_groups: Sequence[int | None], parts: _Parts, layers: list[str]) -> Unit:
+def _unit(model: nn.Module, steps: Sequence[Step], parts: _Parts, layers: list[str]) -> Unit:
     step = steps[parts.start]
     source = steps[step.inputs[0]]
+    read, written = source.only, step.only
     return Unit(
-        _unit_name(step, parts, layers), _shape(step, source, parts),
-        step_groups[step.inputs[0]], step_groups[parts.start], source.columns if step.kind == "mix" else 1,
+        _unit_name(step, parts, layers), _shape(model, step, source, parts),
+        read.group if read else None, written.group if written else None, read.columns if read and step.kind == "mix" else 1,
     )  # fmt: skip
 
 
@@ -95,15 +100,18 @@ def _unit_name(step: Step, parts: _Parts, layers: list[str]) -> str:
     return parent if parent and step.kind in ("mix", "depthwise") and inside == 1 and together else step.path
 
 
-def _shape(step: Step, source: Step, parts: _Parts) -> LayerShape:
+def _shape(model: nn.Module, step: Step, source: Step, parts: _Parts) -> LayerShape:
     activation: Activation = "none" if parts.activation is None else _activation(parts.activation)
-    inputs, outputs, norm = source.shape[source.axis], step.shape[step.axis], parts.norm is not None
+    inputs, outputs, norm = source.shape[1], step.shape[1], parts.norm is not None
     if len(source.shape) == 2:
         return LayerShape("linear", inputs, outputs, norm=norm, activation=activation, residual=parts.residual)
     if len(source.shape) != 4:
         raise TraceError(f"'{step.path}' reads shape {source.shape}; only images [B, C, H, W] and vectors [B, C] can be priced")
-    kernel, stride, _ = step.window or (1, 1, 0)
-    groups = inputs if step.kind == "depthwise" else 1
+    square = (1, 1, 0) if step.window is None else step.window.square
+    if square is None:
+        raise TraceError(f"'{step.path}' is dilated or not square; only square kernels, strides and paddings can be priced")
+    kernel, stride, _ = square
+    groups = cast(int, model.get_submodule(step.path).groups) if step.kind in ("mix", "depthwise") else 1
     height, width = source.shape[2:]
     shape = LayerShape(
         _OPS.get(step.kind, "conv2d"), inputs, outputs, kernel, stride, groups, height, width, norm, activation, parts.residual

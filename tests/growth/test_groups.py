@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from costs.families import Family, Network, default_widths
-from growth.groups import ChannelGroup, Consumer, TraceError, find_groups
+from growth.groups import ChannelGroup, Place, TraceError, find_groups
 from growth.networks import build
 
 torch.set_num_threads(1)
@@ -33,8 +34,8 @@ def test_groups_of_mobilenet_v2_tie_residual_blocks() -> None:
     assert groups[3] == ChannelGroup(
         network.widths[3],
         ("blocks.1.project.conv", "blocks.2.project.conv"),
-        ("blocks.1.project.norm", "blocks.2.project.norm"),
-        (Consumer("blocks.2.expand.conv", 1), Consumer("blocks.3.expand.conv", 1)),
+        (Place("blocks.1.project.norm"), Place("blocks.2.project.norm")),
+        (Place("blocks.2.expand.conv", 1), Place("blocks.3.expand.conv", 1)),
     )
 
 
@@ -64,9 +65,9 @@ def test_own_model() -> None:
     model = Own()
     graph = find_groups(model, torch.zeros(2, 1, 8, 8))
     assert graph.groups == (
-        ChannelGroup(4, ("first", "second"), ("norm", "depthwise"), (Consumer("second", 1), Consumer("third", 1))),
-        ChannelGroup(3, ("third",), (), (Consumer("hidden", 4),)),
-        ChannelGroup(5, ("hidden",), (), (Consumer("head", 1),)),
+        ChannelGroup(4, ("first", "second"), (Place("norm"), Place("depthwise")), (Place("second", 1), Place("third", 1))),
+        ChannelGroup(3, ("third",), (), (Place("hidden", 4),)),
+        ChannelGroup(5, ("hidden",), (), (Place("head", 1),)),
     )
     assert [(unit.name, unit.input, unit.output, unit.in_multiple) for unit in graph.wiring.units] == [
         ("first", None, 0, 1), ("second", 0, 0, 1), ("depthwise", 0, 0, 1), ("max_pool2d", 0, 0, 1), ("third", 0, 1, 1),
@@ -99,7 +100,7 @@ class Looks(nn.Module):
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.conv(x))
@@ -108,7 +109,7 @@ class Twice(nn.Module):
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.one, self.other = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
         self.other.weight = self.one.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,44 +123,159 @@ class Concatenates(nn.Module):
 
 class Shifts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x + 1
+        return x / 2 + 1
+
+
+class Gates(nn.Module):
+    """Squeeze and excitation: the second layer of the gate has the channels of what it gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.second(torch.relu(self.first(x.mean((2, 3), keepdim=True))))) * x
+
+
+class OneGate(nn.Module):
+    """A map of one channel over all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.gate(x))
+
+
+class AddsParameter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+
+class ThereAndBack(nn.Module):
+    """Channels last and back, through views whose sizes follow from the input's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        y = x.permute(0, 2, 3, 1)[:, 1:].reshape(b, -1, c)
+        return y.transpose(1, 2).view(b, c, h - 1, w)
+
+
+class Written(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(x.size(0), 4, -1, 8)
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x.chunk(2, 1)
+        return one * other
 
 
 def between(layer: nn.Module) -> nn.Module:
-    """``layer`` between a convolution of 4 channels and a head; "1" is its path."""
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), layer, nn.LazyConv2d(2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    """``layer`` behind a convolution of 4 channels; "1" is its path.  Behind it come 5 channels that can grow."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), layer, nn.LazyConv2d(5, 1), nn.LazyConv2d(2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+def settled(model: nn.Module) -> tuple[nn.Module, Tensor]:
+    example = torch.zeros(2, 3, 8, 8)
+    with contextlib.suppress(RuntimeError):  # lazy layers take their shape from what arrives
+        model(example)
+    return model, example
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: between(Looks()), r"module '1' \(Looks\) can't be traced"),
-        (lambda: nn.Sequential(Twice(), nn.Conv2d(3, 2, 1)), "'0.conv' are used twice"),
-        (lambda: nn.Sequential(Tied(), nn.Conv2d(3, 2, 1)), "'0.other' are used twice"),
-        (lambda: between(Concatenates()), r"\(cat\) inside module '1' can't be followed"),
-        (lambda: between(Shifts()), "inside module '1' adds something other than two tensors"),
-        (lambda: between(nn.GroupNorm(2, 4)), r"module '1' \(GroupNorm\) can't be followed.*register"),
-        (lambda: between(nn.LeakyReLU()), r"module '1' \(LeakyReLU\)"),
-        (lambda: between(nn.GELU("tanh")), "'1' is called in a variant"),
-        (lambda: between(nn.Conv2d(4, 8, 3, padding=1, groups=2)), "'1' maps 4 to 8 channels in 2 groups"),
-        (lambda: between(nn.Conv2d(4, 8, 3)), r"'1' maps \(8, 8\) to \(6, 6\) pixels.*kernel // 2"),
-        (lambda: between(nn.Conv2d(4, 8, 3, padding=2, dilation=2)), "convolution '1'.*dilation"),
-        (lambda: between(nn.AvgPool2d(2)), r"module '1' \(AvgPool2d\)"),
-        (lambda: between(nn.AdaptiveAvgPool2d(2)), "'1' has output size 2"),
-        (lambda: between(nn.MaxPool2d(2, ceil_mode=True)), "max pooling '1'"),
-        (lambda: between(nn.BatchNorm2d(4, track_running_stats=False)), "'1' keeps no running statistics"),
-        (lambda: between(nn.Sequential(nn.SiLU(), nn.SiLU())), "pointwise '1.1' does not directly follow"),
-        (lambda: between(nn.Linear(8, 5)), "linear '1' reads shape"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "no channels to split"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "no channels to split.*'1': its channels are the model's output"),
         (lambda: between(nn.Linear(99, 5)), "'1' fails on the example batch"),
     ],
 )
-def test_what_cannot_be_followed_is_named(make: Callable[[], nn.Module], says: str) -> None:
-    model, example = make(), torch.zeros(2, 3, 8, 8)
-    with contextlib.suppress(RuntimeError):  # lazy layers take their shape from what arrives
-        model(example)
+def test_models_that_cannot_be_traced_are_refused(make: Callable[[], nn.Module], says: str) -> None:
+    model, example = settled(make())
     with pytest.raises(TraceError, match=says):
         find_groups(model, example)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (Twice, r"^its channels reach module '1.conv' \(Conv2d\), which has weights that are used twice"),
+        (Tied, "module '1.one'.*used twice"),
+        (lambda: nn.GroupNorm(2, 4), r"module '1' \(GroupNorm\), which takes its statistics over several channels"),
+        (lambda: nn.LayerNorm((4, 8, 8)), r"module '1' \(LayerNorm\)"),
+        (nn.PReLU, r"module '1' \(PReLU\), which does something unknown.*register"),
+        (lambda: nn.GELU("tanh"), "'1'.*called in a variant"),
+        (lambda: nn.Conv2d(4, 8, 3, padding=1, groups=2), "convolution '1' splits its 4 channels into 2 groups"),
+        (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'1'.*padding mode reflect"),
+        (lambda: nn.BatchNorm2d(4, track_running_stats=False), "'1'.*keeps no running statistics"),
+        (nn.Softmax2d, r"module '1' \(Softmax2d\)"),
+        (lambda: nn.Linear(8, 5), r"module '1' \(Linear\), which works along another axis"),
+        (Written, "inside module '1', which has the size of their axis written as 4"),
+        (Halves, "inside module '1'"),
+        (AddsParameter, "inside module '1' ties it to a tensor whose channels are fixed"),
+        (OneGate, "broadcasts it over other channels"),
+    ],
+)
+def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest_grows(layer: Callable[[], nn.Module], says: str) -> None:
+    model, example = settled(between(layer()))
+    graph = find_groups(model, example)
+    reasons = {fixed.path: fixed.reason for fixed in graph.fixed}
+    assert re.search(says, " | ".join(reasons.values())), reasons
+    assert reasons["3"] == "its channels are the model's output"
+    grown = {name: number for number, group in enumerate(graph.groups) for name in group.producers}
+    assert not grown.keys() & reasons.keys()
+    assert "2" in grown
+
+
+@pytest.mark.parametrize(
+    ("layer", "columns"),
+    [
+        (Concatenates, (1, 1)),
+        (Shifts, (1,)),
+        (Gates, (1,)),
+        (lambda: nn.AvgPool2d(2), (1,)),
+        (lambda: nn.AdaptiveAvgPool2d(2), (1,)),
+        (lambda: nn.MaxPool2d(2, ceil_mode=True), (1,)),
+        (lambda: nn.Upsample(scale_factor=2), (1,)),
+        (lambda: nn.Conv2d(4, 4, (3, 1), (1, 2), groups=4), (1,)),
+        (lambda: nn.Sequential(nn.SiLU(), nn.BatchNorm2d(4), nn.Hardswish()), (1,)),
+        (ThereAndBack, (1,)),
+        (lambda: nn.Sequential(nn.Dropout(), nn.Identity()), (1,)),
+    ],
+)
+def test_channels_are_followed_through(layer: Callable[[], nn.Module], columns: tuple[int, ...]) -> None:
+    model, example = settled(between(layer()))
+    graph = find_groups(model, example)
+    assert [fixed.path for fixed in graph.fixed] == ["3"]
+    group = next(group for group in graph.groups if "0" in group.producers)
+    places = [place for place in group.consumers if place.name == "2"]
+    assert tuple(place.columns for place in places) == columns
+    assert [place.offset for place in places] == [4 * number for number in range(len(places))]
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (lambda: nn.Conv2d(4, 8, 3), r"'1' maps \(8, 8\) to \(6, 6\) pixels.*kernel // 2"),
+        (lambda: nn.Conv2d(4, 8, 3, padding=2, dilation=2), "'1' is dilated"),
+        (lambda: nn.Sequential(nn.SiLU(), nn.SiLU()), "pointwise '1.1' does not directly follow"),
+        (lambda: nn.AvgPool2d(2), r"'1' \(channelwise\)"),
+    ],
+)
+def test_what_has_no_price_still_grows(layer: Callable[[], nn.Module], says: str) -> None:
+    graph = find_groups(*settled(between(layer())))
+    assert len(graph.groups) >= 2
+    with pytest.raises(TraceError, match=says):
+        _ = graph.wiring
 
 
 def test_two_inputs_are_refused() -> None:

@@ -1,0 +1,58 @@
+"""Operations that only move entries about (flatten, view, permute, slices, ...), followed by doing them to a tensor of channel numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from growth.record import NotFollowedError, Record, call_of
+from growth.steps import Call, Slot, Step
+
+_SIZED = ("view", "reshape", "expand")  # take sizes as numbers
+
+
+def moved(record: Record, node: fx.Node, _module: Any) -> None:
+    """Add the step with its channels where the movement takes them."""
+    before = record.steps[record.index[node.all_input_nodes[0]]]
+    shape = record.results.shapes.get(node)
+    if not before.segments or shape is None:
+        record.give_up(node, "gives several tensors")
+        return
+    axis, columns = _follow(record, node, before)
+    _check_sizes(node, axis)
+    if shape == before.shape and axis == before.axis:
+        record.alias(node, record.source(node))
+        return
+    segments = [replace(segment, columns=segment.columns * columns) for segment in before.segments]
+    if before.axis == 1 and len(shape) == 2 and axis == 1:
+        record.add(node, "flatten", 1, segments, call=Call("call_function", torch.flatten, (Slot(0), 1)))
+    else:
+        record.add(node, "channelwise", axis, segments)
+
+
+def _follow(record: Record, node: fx.Node, before: Step) -> tuple[int, int]:
+    """The channel axis of the result, and how many of its entries come from each of those before, side by side."""
+    assert before.axis is not None
+    entries = before.shape[before.axis]
+    numbers = torch.arange(entries).view(-1, *[1] * (len(before.shape) - before.axis - 1)).expand(before.shape).contiguous()
+    values = [record.results.numbers.get(read, numbers) for read in node.all_input_nodes]
+    after: Tensor = call_of(node)(record.model, values)
+    for axis, size in enumerate(after.shape):
+        along = after.movedim(axis, -1)
+        expected = torch.arange(entries).repeat_interleave(size // entries)
+        if entries > 1 and size == len(expected) and torch.equal(along, expected.expand(along.shape)):
+            return axis, size // entries
+    raise NotFollowedError(f"does not keep the {entries} channels side by side along one axis")
+
+
+def _check_sizes(node: fx.Node, axis: int) -> None:
+    """Where sizes are given, that of the channel axis must follow from the input's, or it would no longer fit once they grow."""
+    if node.target not in _SIZED and node.target is not torch.reshape:
+        return
+    sizes = node.args[1] if len(node.args) > 1 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+    size = sizes[axis] if axis < len(sizes) else node.kwargs
+    if not isinstance(size, fx.Node) and size != -1:
+        raise NotFollowedError(f"has the size of their axis written as {size}; write -1 or take it from x.shape")
