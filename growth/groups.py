@@ -7,15 +7,16 @@ on, ties those of several inputs into one, lines them up, or can't be followed: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from costs.shapes import Wiring
+from costs.shapes import Unit, Wiring
+from growth.counts import count
 from growth.record import Record
 from growth.steps import Segment, Step, TraceError
 from growth.tracing import trace
-from growth.units import wire
+from growth.units import NoUnitError, wire
 
 __all__ = ["ChannelGraph", "ChannelGroup", "Fixed", "Place", "TraceError", "find_groups"]
 
@@ -56,23 +57,17 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class ChannelGraph:
-    """What a model is to growth: its groups, numbered by first producer, the layers that can't grow, and its steps (for scoring).
+    """What a model is to growth: its groups, numbered by first producer, the layers that can't grow, its steps (for scoring), and its
+    wiring (for costs).
 
-    ``output`` is the index of the step that gives the class scores; ``price`` is the wiring, or why there is none.
+    ``output`` is the index of the step that gives the class scores.
     """
 
     groups: tuple[ChannelGroup, ...]
     fixed: tuple[Fixed, ...] = ()
     steps: tuple[Step, ...] = ()
     output: int = -1
-    price: Wiring | str = "the graph was not made from a model; use find_groups"
-
-    @property
-    def wiring(self) -> Wiring:
-        """Its units with their groups, for costs.  TraceError names what no unit can hold."""
-        if isinstance(self.price, str):
-            raise TraceError(f"the model has no price: {self.price}")
-        return self.price
+    wiring: Wiring = field(default_factory=lambda: Wiring((), ()))
 
 
 def find_groups(model: nn.Module, example: Tensor) -> ChannelGraph:
@@ -88,14 +83,16 @@ def find_groups(model: nn.Module, example: Tensor) -> ChannelGraph:
         reasons = "; ".join(f"'{one.path}': {one.reason}" for one in fixed)
         raise TraceError(f"the model has no channels to split between its image and its class scores; give it a hidden layer ({reasons})")
     groups = tuple(_group(steps, number) for number in range(count))
-    return ChannelGraph(groups, fixed, steps, output, _price(model, steps, groups))
+    wiring = Wiring(tuple(group.width for group in groups), _units(model, steps, example))
+    return ChannelGraph(groups, fixed, steps, output, wiring)
 
 
-def _price(model: nn.Module, steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> Wiring | str:
+def _units(model: nn.Module, steps: Sequence[Step], example: Tensor) -> tuple[Unit, ...]:
+    """What a device executes, where that can be said; else counts alone."""
     try:
-        return Wiring(tuple(group.width for group in groups), wire(model, steps))
-    except TraceError as error:
-        return str(error)
+        return wire(model, steps)
+    except NoUnitError as error:
+        return count(model, steps, example, str(error))
 
 
 def _pin_unread(record: Record) -> None:

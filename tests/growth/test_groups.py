@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from costs.families import Family, Network, default_widths
+from costs.shapes import Counted
+from costs.table import Calibration, CostTable, NoCost, Setting, TableCost
 from growth.groups import ChannelGroup, Place, TraceError, find_groups
 from growth.networks import build
 
@@ -271,11 +273,14 @@ def test_channels_are_followed_through(layer: Callable[[], nn.Module], columns: 
         (lambda: nn.AvgPool2d(2), r"'1' \(channelwise\)"),
     ],
 )
-def test_what_has_no_price_still_grows(layer: Callable[[], nn.Module], says: str) -> None:
+def test_what_is_in_no_unit_still_grows_by_exact_counts(layer: Callable[[], nn.Module], says: str) -> None:
     graph = find_groups(*settled(between(layer())))
     assert len(graph.groups) >= 2
-    with pytest.raises(TraceError, match=says):
-        _ = graph.wiring
+    assert all(isinstance(shape, Counted) for shape in graph.wiring.shapes())
+    with pytest.raises(NoCost, match=says):
+        TableCost(CostTable("here", (), [Calibration("latency_ms", Setting(), 1, 0, ())]), "latency_ms", Setting()).network(
+            graph.wiring.shapes()
+        )
 
 
 def test_two_inputs_are_refused() -> None:

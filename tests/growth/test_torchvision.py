@@ -14,6 +14,7 @@ import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.regnet import BlockParams
 from torchvision.ops import StochasticDepth
@@ -217,3 +218,18 @@ def test_loss_changes_by_the_predicted_amount_where_activations_are_smooth(name:
     predicted, realised = grown(name, True, 3e-4)
     assert predicted < 0
     assert realised == pytest.approx(predicted, rel=0.02)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_counts_are_exact_at_any_widths(name: str) -> None:
+    """What the wiring says of wider networks before they are made, against the networks themselves and torch's own counter."""
+    model, graph, inputs = network(name)
+    splits = random_splits(model, graph, 2)
+    wider, _ = widen(model, graph, splits, 0.1)
+    widths = [group.width + len(split.channels) for group, split in zip(graph.groups, splits, strict=True)]
+    shapes = graph.wiring.shapes(widths)
+    with FlopCounterMode(display=False) as counter:
+        wider(inputs)  # gradients on: without them attention takes a fused path that is not counted
+    assert sum(shape.macs for shape in shapes) == counter.get_total_flops() // 2 // len(inputs)
+    assert sum(shape.parameters for shape in shapes) == sum(parameter.numel() for parameter in wider.parameters())
+    assert sum(shape.macs for shape in shapes) > sum(shape.macs for shape in graph.wiring.shapes())
