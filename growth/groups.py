@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ class ChannelGroup:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """A convolution or linear layer whose channels can't be split, and why."""
+    """A module with weights whose channels can't be split, and why."""
 
     path: str
     reason: str
@@ -117,9 +118,19 @@ def _numbered(record: Record) -> tuple[Step, ...]:
 
 
 def _fixed(record: Record) -> tuple[Fixed, ...]:
-    started = [(step.path, step.segments[0].group) for step in record.steps if step.kind == "mix"]
-    reasons = [(path, record.axes.reason(axis)) for path, axis in started if axis is not None]
-    return tuple(Fixed(path, reason) for path, reason in reasons if reason is not None)
+    """In execution order, a module once."""
+    reasons = {
+        step.path: record.opaque.get(step.path) if step.kind != "mix" else record.axes.reason(cast(int, step.segments[0].group))
+        for step in record.steps
+        if step.kind == "mix" or _has_weights(record.model, step)
+    }
+    return tuple(Fixed(path, reason) for path, reason in reasons.items() if reason is not None)
+
+
+def _has_weights(model: nn.Module, step: Step) -> bool:
+    if step.call is None or step.call.op != "call_module":
+        return False
+    return any(parameter.dim() > 1 for parameter in model.get_submodule(step.path).parameters())
 
 
 def _group(steps: Sequence[Step], number: int) -> ChannelGroup:

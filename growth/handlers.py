@@ -15,16 +15,16 @@ from torch import fx, nn
 from torch.nn import functional
 
 from growth.movement import moved
-from growth.pointwise import POINTWISE
+from growth.pointwise import CONFIGURED, POINTWISE, pointwise_of
 from growth.record import NotFollowedError, Record
 from growth.steps import Call, Slot, Step, Window, key_of
-from growth.ties import concatenated, elementwise
+from growth.ties import DIFFERENCES, PRODUCTS, RATIOS, SUMS, concatenated, elementwise
 
 Handler = Callable[[Record, fx.Node, Any], None]  # (what is known so far, node, its module or None)
 
 
 def handler_of(key: Any) -> Handler | None:
-    return _pointwise if key in POINTWISE else HANDLERS.get(key)
+    return _pointwise if key in POINTWISE or key in CONFIGURED else HANDLERS.get(key)
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
@@ -89,20 +89,22 @@ def _mixing_norm(_record: Record, _node: fx.Node, _module: nn.Module | None) -> 
     raise NotFollowedError("takes its statistics over several channels, which copies of some of them would change")
 
 
+def _attention(_record: Record, _node: fx.Node, _module: nn.Module | None) -> None:
+    raise NotFollowedError("divides one width among its heads, so that neither can grow")
+
+
 def _pointwise(record: Record, node: fx.Node, module: nn.Module | None) -> None:
-    extra = {"inplace", "input", *(("approximate",) if node.kwargs.get("approximate") == "none" else ())}
-    takes_inplace = (functional.relu, functional.silu, functional.relu6, functional.hardswish, functional.hardsigmoid)
-    positional = node.args[1:2] if node.target in takes_inplace else ()  # of no consequence
-    if len(node.args) > 1 + len(positional) or set(node.kwargs) - extra or getattr(module, "approximate", "none") != "none":
-        raise NotFollowedError("is called in a variant whose derivatives are unknown; use its plain form or register your own")
-    record.keep(node, "pointwise", pointwise=POINTWISE[key_of(node, module)])
+    if getattr(module, "approximate", node.kwargs.get("approximate", "none")) == "none":
+        record.keep(node, "pointwise", pointwise=pointwise_of(key_of(node, module), module))
+    else:
+        elementwise(record, node, module)
 
 
-def _pool(record: Record, node: fx.Node, module: nn.Module | None) -> None:
+def _pool(record: Record, node: fx.Node, _module: nn.Module | None) -> None:
     """Pooling and resizing of maps: channel by channel, whatever the settings."""
     _along(record, node, 1)
-    if getattr(module, "return_indices", False) or argument(node, 6, "return_indices", False) is True:
-        raise NotFollowedError("returns indices")
+    if node not in record.results.shapes:
+        raise NotFollowedError("returns indices, too")
     record.keep(node, "channelwise")
 
 
@@ -114,11 +116,12 @@ def _max_pool(record: Record, node: fx.Node, module: nn.MaxPool2d | None) -> Non
     else:
         given = [argument(node, place + 1, name, default) for place, (name, default) in enumerate(zip(names, defaults, strict=True))]
     kernel, stride, padding, dilation, ceil_mode, indices = given
-    _along(record, node, 1)
-    if indices:
-        raise NotFollowedError("returns indices")
     window = Window(*map(_pair, (kernel, stride or kernel, padding, dilation)))
-    record.keep(node, "channelwise" if ceil_mode or window.square is None else "max_pool", window=window)
+    if ceil_mode or indices or window.square is None:
+        _pool(record, node, module)
+    else:
+        _along(record, node, 1)
+        record.keep(node, "max_pool", window=window)
 
 
 def _pair(setting: Any) -> tuple[int, ...]:
@@ -155,10 +158,10 @@ HANDLERS: dict[Any, Handler] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _norm, nn.BatchNorm2d: _norm, nn.BatchNorm3d: _norm,
     nn.LayerNorm: _mixing_norm, functional.layer_norm: _mixing_norm, nn.GroupNorm: _mixing_norm, functional.group_norm: _mixing_norm,
-    operator.add: elementwise, operator.iadd: elementwise, torch.add: elementwise, "add": elementwise, "add_": elementwise,
-    operator.sub: elementwise, operator.isub: elementwise, torch.sub: elementwise, "sub": elementwise, operator.neg: elementwise,
-    operator.mul: elementwise, operator.imul: elementwise, torch.mul: elementwise, "mul": elementwise, "mul_": elementwise,
-    operator.truediv: elementwise, operator.itruediv: elementwise, torch.div: elementwise, "div": elementwise,
+    nn.MultiheadAttention: _attention,
+    **dict.fromkeys((*SUMS, *DIFFERENCES, *PRODUCTS, *RATIOS, operator.neg, torch.neg), elementwise),
+    **dict.fromkeys((operator.pow, torch.pow, "pow", torch.square, torch.exp, torch.log, torch.sqrt, torch.erf), elementwise),
+    **dict.fromkeys((nn.Softplus, functional.softplus, nn.Mish, functional.mish, nn.CELU, nn.Softsign, nn.LogSigmoid), elementwise),
     torch.cat: concatenated, torch.concat: concatenated,
     nn.MaxPool2d: _max_pool, functional.max_pool2d: _max_pool, torch.max_pool2d: _max_pool,
     nn.AvgPool2d: _pool, functional.avg_pool2d: _pool, nn.MaxPool1d: _pool, nn.AvgPool1d: _pool,

@@ -131,3 +131,20 @@ POINTWISE: dict[Any, Pointwise] = {
     nn.Tanh: TANH, torch.tanh: TANH, functional.tanh: TANH, "tanh": TANH,
     nn.GELU: GELU, functional.gelu: GELU,
 }  # fmt: skip
+
+
+def leaky_relu(slope: float) -> Pointwise:
+    return Pointwise(
+        "leaky_relu",
+        lambda y: functional.leaky_relu(y, slope),
+        lambda y: (torch.where(y > 0, 1.0, slope).to(y.dtype), None),
+        ((0, 1 - slope),),
+    )
+
+
+# Modules whose function depends on their settings.
+CONFIGURED: dict[type[nn.Module], Callable[[Any], Pointwise]] = {nn.LeakyReLU: lambda module: leaky_relu(module.negative_slope)}
+
+
+def pointwise_of(key: Any, module: nn.Module | None) -> Pointwise:
+    return POINTWISE[key] if key in POINTWISE else CONFIGURED[key](module)

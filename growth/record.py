@@ -34,6 +34,7 @@ class Record:
     steps: list[Step] = field(default_factory=list)
     index: dict[fx.Node, int] = field(default_factory=dict)
     axes: Axes = field(default_factory=Axes)
+    opaque: dict[str, str] = field(default_factory=dict)  # paths of modules that can't be followed, and why
 
     def source(self, node: fx.Node) -> int:
         """Index of the step whose tensor the node reads first."""
@@ -76,8 +77,10 @@ class Record:
 
     def give_up(self, node: fx.Node, reason: str, kind: Kind = "opaque") -> None:
         """Fix whatever channels the node reads, and know nothing of those it writes."""
-        what = f"module '{node.target}' ({type(self.model.get_submodule(str(node.target))).__name__})" if node.op == "call_module" else ""
-        what = what or f"'{node.name}' ({name_of(node)}){inside(node)}"
+        what = f"'{node.name}' ({name_of(node)}){inside(node)}"
+        if node.op == "call_module":
+            what = f"module '{node.target}' ({type(self.model.get_submodule(str(node.target))).__name__})"
+            self.opaque[str(node.target)] = f"it {reason}"
         for source in self.tensors(node):
             self.axes.pin(self.steps[source].segments, f"its channels reach {what}, which {reason}")
         self.add(node, kind)

@@ -55,7 +55,7 @@ class _Parts:
 def wire(model: nn.Module, steps: Sequence[Step]) -> tuple[Unit, ...]:
     """All units in execution order.  NoUnitError for a step that no unit can hold, or a shape that ``LayerShape`` can't say."""
     for step in steps:
-        if step.kind in ("combine", "cat", "channelwise", "opaque"):
+        if step.kind in ("elementwise", "cat", "channelwise", "opaque"):
             raise NoUnitError(f"'{step.path}' ({step.kind}) is in no unit that a device executes")
     units = _gather(steps)
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]

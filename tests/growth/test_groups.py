@@ -125,7 +125,7 @@ class Concatenates(nn.Module):
 
 class Shifts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x / 2 + 1
+        return 1 - (x / 2 + 1) ** 2
 
 
 class Gates(nn.Module):
@@ -157,6 +157,11 @@ class AddsParameter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.shift
+
+
+class ScalesBySize(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.shape[1]
 
 
 class ThereAndBack(nn.Module):
@@ -215,7 +220,7 @@ def test_models_that_cannot_be_traced_are_refused(make: Callable[[], nn.Module],
         (lambda: nn.GroupNorm(2, 4), r"module '1' \(GroupNorm\), which takes its statistics over several channels"),
         (lambda: nn.LayerNorm((4, 8, 8)), r"module '1' \(LayerNorm\)"),
         (nn.PReLU, r"module '1' \(PReLU\), which does something unknown.*register"),
-        (lambda: nn.GELU("tanh"), "'1'.*called in a variant"),
+        (ScalesBySize, "inside module '1', which computes with a size"),
         (lambda: nn.Conv2d(4, 8, 3, padding=1, groups=2), "convolution '1' splits its 4 channels into 2 groups"),
         (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'1'.*padding mode reflect"),
         (lambda: nn.BatchNorm2d(4, track_running_stats=False), "'1'.*keeps no running statistics"),
@@ -251,6 +256,9 @@ def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest
         (lambda: nn.Conv2d(4, 4, (3, 1), (1, 2), groups=4), (1,)),
         (lambda: nn.Sequential(nn.SiLU(), nn.BatchNorm2d(4), nn.Hardswish()), (1,)),
         (ThereAndBack, (1,)),
+        (lambda: nn.Sequential(nn.GELU("tanh"), nn.LeakyReLU(0.1), nn.Mish()), (1,)),
+        (lambda: nn.Dropout2d(), (1,)),
+        (lambda: nn.AlphaDropout(), (1,)),
         (lambda: nn.Sequential(nn.Dropout(), nn.Identity()), (1,)),
     ],
 )

@@ -144,7 +144,7 @@ GROWS = {
     "efficientnet_b0": (r"fc1|fc2", 32, ""),
     "regnet_y_400mf": (r"fc1|\.c\.0|proj", 36, r"convolution '.*\.b\.0' splits its .* channels into .* groups"),
     "convnext_tiny": (r"block\.3", 9, "statistics over several channels|a tensor whose channels are fixed"),
-    "vit_b_16": (r"mlp\.0", 3, "a tensor whose channels are fixed|'reshape'.*written as 16"),
+    "vit_b_16": (r"mlp\.0", 3, "a tensor whose channels are fixed|'reshape'.*written as 16|divides one width among its heads"),
 }
 
 
@@ -159,7 +159,11 @@ def test_what_grows_and_why_the_rest_does_not(name: str) -> None:
     assert all(reason and re.search(reason, fixed.reason) for fixed in others), others
     placed = {place.name for group in graph.groups for place in group.passengers}
     for path, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1 and "self_attention" not in path:
+        if (
+            isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention)
+            and getattr(module, "groups", 1) == 1
+            and "out_proj" not in path
+        ):
             assert path in {*producers, *placed, *(fixed.path for fixed in graph.fixed)}
 
 
