@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from growth.movement import moved
+from growth.movement import MOVEMENTS, moved
 from growth.pointwise import CONFIGURED, POINTWISE, pointwise_of
 from growth.record import NotFollowedError, Record
 from growth.steps import Call, Slot, Step, Window, key_of
@@ -27,14 +28,16 @@ def handler_of(key: Any) -> Handler | None:
     return _pointwise if key in POINTWISE or key in CONFIGURED else HANDLERS.get(key)
 
 
-def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def _once(record: Record, node: fx.Node) -> None:
+def _once(record: Record, node: fx.Node, module: nn.Module) -> None:
     """Weights may be used once only: their channels would belong to two places."""
     if str(node.target) in record.shared:
         raise NotFollowedError("has weights that are used twice; give each call a module of its own")
+    if "weight" not in module._parameters:
+        raise NotFollowedError("has a weight that is computed from others; remove its weight or spectral norm")
 
 
 def _along(record: Record, node: fx.Node, axis: int) -> Step:
@@ -45,9 +48,17 @@ def _along(record: Record, node: fx.Node, axis: int) -> Step:
     return before
 
 
-def _conv(record: Record, node: fx.Node, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
-    _once(record, node)
+def _maps(record: Record, node: fx.Node, dimensions: int) -> Step:
+    """The source, once it is known to be a batch of maps with so many dimensions; their channels come before those."""
     before = _along(record, node, 1)
+    if len(before.shape) != 2 + dimensions:
+        raise NotFollowedError(f"reads shape {before.shape}, which is no batch of maps of {dimensions} dimensions")
+    return before
+
+
+def _conv(record: Record, node: fx.Node, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+    _once(record, node, module)
+    before = _maps(record, node, len(module.kernel_size))
     window = _window(module)
     if module.groups == 1:
         record.start(node, 1, window=window)
@@ -71,14 +82,14 @@ def _window(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Window:
     return Window(module.kernel_size, module.stride, padding, module.dilation)
 
 
-def _linear(record: Record, node: fx.Node, _module: nn.Linear) -> None:
-    _once(record, node)
+def _linear(record: Record, node: fx.Node, module: nn.Linear) -> None:
+    _once(record, node, module)
     before = _along(record, node, -1)
     record.start(node, len(before.shape) - 1)
 
 
 def _norm(record: Record, node: fx.Node, module: nn.BatchNorm2d) -> None:
-    _once(record, node)
+    _once(record, node, module)
     _along(record, node, 1)
     if module.running_mean is None:
         raise NotFollowedError("keeps no running statistics, so it can't be frozen; set track_running_stats=True")
@@ -100,11 +111,19 @@ def _pointwise(record: Record, node: fx.Node, module: nn.Module | None) -> None:
         elementwise(record, node, module)
 
 
-def _pool(record: Record, node: fx.Node, _module: nn.Module | None) -> None:
-    """Pooling and resizing of maps: channel by channel, whatever the settings."""
-    _along(record, node, 1)
+def _pool(record: Record, node: fx.Node, _module: nn.Module | None, dimensions: int = 2) -> None:
+    """Pooling of maps: channel by channel, whatever the settings."""
+    _maps(record, node, dimensions)
     if node not in record.results.shapes:
         raise NotFollowedError("returns indices, too")
+    record.keep(node, "channelwise")
+
+
+_pool1d = partial(_pool, dimensions=1)
+
+
+def _resize(record: Record, node: fx.Node, _module: nn.Module | None) -> None:
+    _along(record, node, 1)
     record.keep(node, "channelwise")
 
 
@@ -114,13 +133,13 @@ def _max_pool(record: Record, node: fx.Node, module: nn.MaxPool2d | None) -> Non
     if module is not None:
         given = [getattr(module, name) for name in names]
     else:
-        given = [argument(node, place + 1, name, default) for place, (name, default) in enumerate(zip(names, defaults, strict=True))]
+        given = [_argument(node, place + 1, name, default) for place, (name, default) in enumerate(zip(names, defaults, strict=True))]
     kernel, stride, padding, dilation, ceil_mode, indices = given
     window = Window(*map(_pair, (kernel, stride or kernel, padding, dilation)))
     if ceil_mode or indices or window.square is None:
         _pool(record, node, module)
     else:
-        _along(record, node, 1)
+        _maps(record, node, 2)
         record.keep(node, "max_pool", window=window)
 
 
@@ -129,8 +148,8 @@ def _pair(setting: Any) -> tuple[int, ...]:
 
 
 def _adaptive_pool(record: Record, node: fx.Node, module: nn.AdaptiveAvgPool2d | None) -> None:
-    _along(record, node, 1)
-    size = module.output_size if module is not None else argument(node, 1, "output_size", None)
+    _maps(record, node, 2)
+    size = module.output_size if module is not None else _argument(node, 1, "output_size", None)
     whole = set(_pair(size)) == {1}
     call = Call("call_function", functional.adaptive_avg_pool2d, (Slot(0), 1)) if whole else None
     record.keep(node, "global_pool" if whole else "channelwise", call=call)
@@ -138,7 +157,7 @@ def _adaptive_pool(record: Record, node: fx.Node, module: nn.AdaptiveAvgPool2d |
 
 def _mean(record: Record, node: fx.Node, _module: None) -> None:
     before = record.steps[record.source(node)]
-    dims, keepdim = argument(node, 1, "dim", None), bool(argument(node, 2, "keepdim", False))
+    dims, keepdim = _argument(node, 1, "dim", None), bool(_argument(node, 2, "keepdim", False))
     rank = len(before.shape)
     taken = sorted({dim % rank for dim in (dims if isinstance(dims, (tuple, list)) else [dims]) if isinstance(dim, int)})
     if not taken or before.axis in taken:
@@ -164,14 +183,12 @@ HANDLERS: dict[Any, Handler] = {
     **dict.fromkeys((nn.Softplus, functional.softplus, nn.Mish, functional.mish, nn.CELU, nn.Softsign, nn.LogSigmoid), elementwise),
     torch.cat: concatenated, torch.concat: concatenated,
     nn.MaxPool2d: _max_pool, functional.max_pool2d: _max_pool, torch.max_pool2d: _max_pool,
-    nn.AvgPool2d: _pool, functional.avg_pool2d: _pool, nn.MaxPool1d: _pool, nn.AvgPool1d: _pool,
-    nn.AdaptiveMaxPool2d: _pool, functional.adaptive_max_pool2d: _pool, nn.AdaptiveAvgPool1d: _pool, nn.AdaptiveMaxPool1d: _pool,
-    nn.Upsample: _pool, functional.interpolate: _pool,
+    nn.AvgPool2d: _pool, functional.avg_pool2d: _pool, nn.AdaptiveMaxPool2d: _pool, functional.adaptive_max_pool2d: _pool,
+    nn.MaxPool1d: _pool1d, nn.AvgPool1d: _pool1d, nn.AdaptiveAvgPool1d: _pool1d, nn.AdaptiveMaxPool1d: _pool1d,
+    nn.Upsample: _resize, functional.interpolate: _resize,
     nn.AdaptiveAvgPool2d: _adaptive_pool, functional.adaptive_avg_pool2d: _adaptive_pool,
     torch.mean: _mean, "mean": _mean,
-    nn.Flatten: moved, torch.flatten: moved, "flatten": moved, "view": moved, "reshape": moved, torch.reshape: moved,
-    torch.permute: moved, "permute": moved, torch.transpose: moved, "transpose": moved, "contiguous": moved,
-    torch.unsqueeze: moved, "unsqueeze": moved, torch.squeeze: moved, "squeeze": moved, "expand": moved, operator.getitem: moved,
+    **dict.fromkeys(MOVEMENTS, moved),
     nn.LogSoftmax: _class_scores, functional.log_softmax: _class_scores, torch.log_softmax: _class_scores, "log_softmax": _class_scores,
     nn.Softmax: _class_scores, functional.softmax: _class_scores, torch.softmax: _class_scores, "softmax": _class_scores,
 }  # fmt: skip

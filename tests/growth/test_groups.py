@@ -14,8 +14,10 @@ from torch.nn import functional
 from costs.families import Family, Network, default_widths
 from costs.shapes import Counted
 from costs.table import Calibration, CostTable, NoCost, Setting, TableCost
-from growth.groups import ChannelGroup, Place, TraceError, find_groups
+from growth.groups import ChannelGraph, ChannelGroup, Place, TraceError, find_groups
 from growth.networks import build
+from growth.splitting import SplittingProduct
+from growth.surgery import Split, widen
 
 torch.set_num_threads(1)
 
@@ -173,6 +175,20 @@ class ThereAndBack(nn.Module):
         return y.transpose(1, 2).view(b, c, h - 1, w)
 
 
+class Turns(nn.Module):
+    """Height and width change places, which leaves the shape of a square map as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(2, 3) + 2 * x
+
+
+class Corner(nn.Module):
+    """One pixel, by a slice that looks like a flatten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 0, 1].unsqueeze(2).unsqueeze(3)
+
+
 class Written(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(x.size(0), 4, -1, 8)
@@ -230,6 +246,7 @@ def test_models_that_cannot_be_traced_are_refused(make: Callable[[], nn.Module],
         (Halves, "inside module '1'"),
         (AddsParameter, "inside module '1' ties it to a tensor whose channels are fixed"),
         (OneGate, "broadcasts it over other channels"),
+        (lambda: nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)), "weight that is computed from others"),
     ],
 )
 def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest_grows(layer: Callable[[], nn.Module], says: str) -> None:
@@ -241,6 +258,21 @@ def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest
     grown = {name: number for number, group in enumerate(graph.groups) for name in group.producers}
     assert not grown.keys() & reasons.keys()
     assert "2" in grown
+
+
+def assert_grows(model: nn.Module, graph: ChannelGraph) -> None:
+    """Its steps compute what the model does, and so does the wider model."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=generator)
+    model.eval()
+    product = SplittingProduct(model, graph, [(inputs, torch.zeros(3, dtype=torch.int64))], functional.cross_entropy)
+    values, _ = product._forward(inputs)
+    with torch.no_grad():
+        expected = model(inputs)
+        torch.testing.assert_close(values[graph.output], expected, rtol=0, atol=1e-12)
+        directions = [zero[:2] + zero.shape[1] ** -0.5 for zero in product.zeros()]
+        splits = [Split(number, torch.tensor([1, 0])[: len(v)], v) for number, v in enumerate(directions)]
+        torch.testing.assert_close(widen(model, graph, splits, 0.0)[0](inputs), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -260,12 +292,15 @@ def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest
         (lambda: nn.Dropout2d(), (1,)),
         (lambda: nn.AlphaDropout(), (1,)),
         (lambda: nn.Sequential(nn.Dropout(), nn.Identity()), (1,)),
+        (Turns, (1,)),
+        (Corner, (1,)),
     ],
 )
 def test_channels_are_followed_through(layer: Callable[[], nn.Module], columns: tuple[int, ...]) -> None:
     model, example = settled(between(layer()))
     graph = find_groups(model, example)
     assert [fixed.path for fixed in graph.fixed] == ["3"]
+    assert_grows(model.double(), graph)
     group = next(group for group in graph.groups if "0" in group.producers)
     places = [place for place in group.consumers if place.name == "2"]
     assert tuple(place.columns for place in places) == columns
@@ -298,3 +333,32 @@ def test_two_inputs_are_refused() -> None:
 
     with pytest.raises(TraceError, match="second input 'y'"):
         find_groups(Two(), torch.zeros(1, 3))
+
+
+def test_norms_and_linear_layers_behind_a_flatten_keep_several_entries_per_channel() -> None:
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(4), nn.Flatten(), nn.BatchNorm1d(16), nn.SiLU(), nn.Linear(16, 5))
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(5, 2))
+    graph = find_groups(model, torch.zeros(2, 3, 8, 8))
+    assert graph.groups[0] == ChannelGroup(4, ("0",), (Place("3", 4),), (Place("5", 4),))
+    assert_grows(model.double(), graph)
+
+
+def test_convolutions_of_one_dimension() -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.second = (
+                nn.Conv1d(24, 4, 5, stride=2),
+                nn.BatchNorm1d(4),
+                nn.Conv1d(4, 3, 3, dilation=2, padding="same"),
+            )
+            self.pool, self.head = nn.AvgPool1d(2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.norm(self.first(x.flatten(1, 2))))
+            return self.head(self.pool(functional.silu(self.second(x))).mean(-1))
+
+    model = Sequence()
+    graph = find_groups(model, torch.zeros(2, 3, 8, 8))
+    assert [group.width for group in graph.groups] == [4, 3]
+    assert_grows(model.double(), graph)

@@ -14,12 +14,16 @@ import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.regnet import BlockParams
 from torchvision.ops import StochasticDepth
 
+from costs.model import Macs
+from growth.config import GrowthConfig
 from growth.groups import ChannelGraph, find_groups
+from growth.notebook import grow
 from growth.pointwise import POINTWISE, SILU
 from growth.reference import reference_product
 from growth.segments import closed
@@ -39,6 +43,11 @@ def vgg11_bn() -> nn.Module:
     return model
 
 
+def efficientnet() -> nn.Module:
+    setting, last = zoo.efficientnet._efficientnet_conf("efficientnet_b0", width_mult=0.25, depth_mult=1.0)
+    return zoo.EfficientNet(setting, dropout=0.2, last_channel=last, num_classes=CLASSES)
+
+
 def regnet() -> nn.Module:
     params = BlockParams.from_init_params(depth=16, w_0=48, w_a=27.89, w_m=2.09, group_width=8, se_ratio=0.25)
     return zoo.RegNet(params, num_classes=CLASSES, stem_width=8)
@@ -52,7 +61,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "densenet121": (lambda: zoo.DenseNet(4, (6, 12, 24, 16), 8, 2, num_classes=CLASSES), 32),
     "squeezenet1_1": (lambda: zoo.squeezenet1_1(num_classes=CLASSES), 32),
     "shufflenet_v2_x0_5": (lambda: zoo.ShuffleNetV2([4, 8, 4], [8, 16, 24, 32, 48], num_classes=CLASSES), 32),
-    "efficientnet_b0": (lambda: zoo.efficientnet_b0(num_classes=CLASSES), 32),
+    "efficientnet_b0": (efficientnet, 32),
     "regnet_y_400mf": (regnet, 32),
     "convnext_tiny": (
         lambda: zoo.ConvNeXt(
@@ -237,3 +246,32 @@ def test_counts_are_exact_at_any_widths(name: str) -> None:
     assert sum(shape.macs for shape in shapes) == counter.get_total_flops() // 2 // len(inputs)
     assert sum(shape.parameters for shape in shapes) == sum(parameter.numel() for parameter in wider.parameters())
     assert sum(shape.macs for shape in shapes) > sum(shape.macs for shape in graph.wiring.shapes())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "vit_b_16"])
+def test_the_whole_loop_grows_it_within_a_budget_of_macs(name: str) -> None:
+    make, size = NETWORKS[name]
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(CLASSES, (96,), generator=generator)
+    images = torch.randn(96, 3, size, size, generator=generator) + torch.randn(CLASSES, 3, size, size, generator=generator)[target]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make()
+    seed = Macs().network(find_groups(model, images[:2]).wiring.shapes())
+    config = GrowthConfig(
+        limit=1.4 * seed.value,
+        rounds=1,
+        steps_per_round=6,
+        final_steps=4,
+        batch_size=16,
+        scoring_samples=32,
+        fresh_samples=16,
+        learning_rate=0.05,
+    )
+    growth = grow(model, DataLoader(TensorDataset(images, target)), Macs(), config)
+    (round_,) = growth
+    assert round_.predicted_change != 0
+    assert round_.rolled_back or sum(round_.widths_after) > sum(round_.widths_before)
+    assert growth.finished is not None
+    assert seed.value <= growth.finished.network_cost.value <= config.limit
+    assert Macs().network(find_groups(growth.model, images[:2]).wiring.shapes()) == growth.finished.network_cost
