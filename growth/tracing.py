@@ -23,6 +23,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Record, int]:
     """The steps of ``model`` in execution order with their channel axes, and the index of its output.  The model is left as found."""
     with evaluating(model), torch.no_grad():
         graph = _symbolic(model)
+        _refuse_training_heads(model, graph.graph)
         run = _Run(graph)
         run.run(example)
         record = Record(model, run.results, _shared(model, graph.graph))
@@ -97,6 +98,28 @@ class _Run(fx.Interpreter):
         elif not any(isinstance(part, Tensor) for part in torch.utils._pytree.tree_leaves(value)):
             self.results.numbers[n] = value
         return value
+
+
+def _refuse_training_heads(model: nn.Module, graph: fx.Graph) -> None:
+    """A layer that only training reaches may read channels that grow, and the trace, in eval mode, would not know."""
+    unread = {path for path, module in model.named_modules() if any(True for _ in module.parameters(False))}
+    unread = {path for path in unread if not any(_within(path, node) for node in graph.nodes)}
+    if not unread:
+        return
+    model.train()
+    trained = _symbolic(model).graph
+    model.eval()
+    for path in sorted(unread):
+        if any(_within(path, node) for node in trained.nodes):
+            raise TraceError(
+                f"module '{path}' is used in training only, so the channels that it reads are not known; remove its head before growth"
+            )
+
+
+def _within(path: str, node: fx.Node) -> bool:
+    """Whether the node reads the module at ``path``, as part of another or by a parameter."""
+    target = str(node.target)
+    return (node.op == "call_module" and f"{path}.".startswith(f"{target}.")) or (node.op == "get_attr" and target.startswith(f"{path}."))
 
 
 def _shared(model: nn.Module, graph: fx.Graph) -> frozenset[str]:

@@ -326,6 +326,25 @@ def test_what_is_in_no_unit_still_grows_by_exact_counts(layer: Callable[[], nn.M
         )
 
 
+class TwoHeads(nn.Module):
+    def __init__(self, training_only: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.auxiliary = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+        self.training_only = training_only
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(x) + self.auxiliary(x) if self.training and self.training_only else self.head(x)
+
+
+def test_heads_of_training_are_refused_but_modules_without_use_are_not() -> None:
+    with pytest.raises(TraceError, match="module 'auxiliary' is used in training only"):
+        find_groups(TwoHeads(True), torch.zeros(1, 3, 8, 8))
+    model = TwoHeads(False)
+    assert len(find_groups(model, torch.zeros(1, 3, 8, 8)).groups) == 1
+    assert model.training
+
+
 def test_two_inputs_are_refused() -> None:
     class Two(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -130,7 +130,10 @@ def random_splits(model: nn.Module, graph: ChannelGraph, seed: int) -> list[Spli
 @pytest.mark.parametrize("name", NETWORKS)
 def test_widened_at_random_it_computes_the_same(name: str) -> None:
     model, graph, inputs = network(name)
-    wider, _ = widen(model, graph, random_splits(model, graph, 0), 0.0)
+    wider, channel_map = widen(model, graph, random_splits(model, graph, 0), 0.0)
+    for name, tensor in wider.state_dict().items():
+        parent = channel_map.take(name, model.state_dict()[name])
+        assert ((tensor == parent) | (tensor == parent / 2)).all()
     again, _ = widen(wider, find_groups(wider, inputs[:1]), random_splits(wider, find_groups(wider, inputs[:1]), 1), 0.0)
     for train in (False, True):
         expected = output(model, inputs, train)
