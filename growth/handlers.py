@@ -114,8 +114,6 @@ def _pointwise(record: Record, node: fx.Node, module: nn.Module | None) -> None:
 def _pool(record: Record, node: fx.Node, _module: nn.Module | None, dimensions: int = 2) -> None:
     """Pooling of maps: channel by channel, whatever the settings."""
     _maps(record, node, dimensions)
-    if node not in record.results.shapes:
-        raise NotFollowedError("returns indices, too")
     record.keep(node, "channelwise")
 
 

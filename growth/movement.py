@@ -22,10 +22,12 @@ MOVEMENTS = (*_IN_ORDER, "expand", torch.permute, "permute", torch.transpose, "t
 def moved(record: Record, node: fx.Node, module: nn.Module | None) -> None:
     """Add the step with its channels where the movement takes them."""
     before = record.steps[record.index[node.all_input_nodes[0]]]
-    shape = record.results.shapes.get(node)
-    if not before.segments or shape is None:
-        record.give_up(node, "gives several tensors")
+    shape = record.shape(node)
+    if not before.segments:
+        record.add(node, "opaque")
         return
+    if len(record.tensors(node)) > 1:
+        raise NotFollowedError("moves them by the values of another tensor")
     axis, columns = _follow(record, node, before)
     _check_sizes(node, axis)
     segments = [replace(segment, columns=segment.columns * columns) for segment in before.segments]

@@ -43,6 +43,11 @@ class Record:
             raise NotFollowedError("does not read a tensor of the model first")
         return self.index[first]
 
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        if node not in self.results.shapes:
+            raise NotFollowedError("gives several tensors")
+        return self.results.shapes[node]
+
     def tensors(self, node: fx.Node) -> list[int]:
         """Indices of the steps whose tensors (or tuples of them) the node reads."""
         return [self.index[read] for read in node.all_input_nodes if read not in self.results.numbers]
@@ -59,7 +64,7 @@ class Record:
         path = str(node.target) if node.op == "call_module" else node.name
         axis = axis if segments else None
         self.index[node] = len(self.steps)
-        shape = self.results.shapes.get(node, ())
+        shape = () if kind in ("number", "opaque") and node not in self.results.shapes else self.shape(node)
         self.steps.append(
             Step(kind, path, inputs, shape, axis, tuple(segments), call=call or call_of(node, node in self.results.overwriting), **fields)
         )
@@ -71,7 +76,7 @@ class Record:
 
     def start(self, node: fx.Node, axis: int, **fields: Any) -> tuple[Segment, ...]:
         """Append a mix, which starts a channel axis of its own."""
-        segments = (Segment(self.axes.new(), self.results.shapes[node][axis]),)
+        segments = (Segment(self.axes.new(), self.shape(node)[axis]),)
         self.add(node, "mix", axis, segments, **fields)
         return segments
 

@@ -23,7 +23,7 @@ def elementwise(record: Record, node: fx.Node, _module: nn.Module | None) -> Non
     if any(read in record.results.numbers for read in node.all_input_nodes):
         raise NotFollowedError("computes with a size, which growth may change")
     operands = [record.steps[source] for source in record.tensors(node)]
-    by, rank = f"'{node.name}'{inside(node)}", len(record.results.shapes[node])
+    by, rank = f"'{node.name}'{inside(node)}", len(record.shape(node))
     whole = [step for step in operands if step.segments and not _broadcasts(record, node, step)]
     for step in operands:
         if step not in whole:
@@ -68,7 +68,7 @@ def _size(step: Step, axis: int) -> int:
 def _broadcasts(record: Record, node: fx.Node, step: Step) -> bool:
     """Whether the operand is repeated along its own channel axis."""
     axis = _from_end(step)
-    return step.shape[axis] != record.results.shapes[node][axis]
+    return step.shape[axis] != record.shape(node)[axis]
 
 
 def concatenated(record: Record, node: fx.Node, _module: nn.Module | None) -> None:

@@ -15,7 +15,7 @@ from costs.families import Family, Network, default_widths
 from costs.shapes import Counted
 from costs.table import Calibration, CostTable, NoCost, Setting, TableCost
 from growth.groups import ChannelGraph, ChannelGroup, Place, TraceError, find_groups
-from growth.networks import build
+from growth.networks import build, unit_module
 from growth.splitting import SplittingProduct
 from growth.surgery import Split, widen
 
@@ -141,6 +141,20 @@ class Gates(nn.Module):
         return torch.sigmoid(self.second(torch.relu(self.first(x.mean((2, 3), keepdim=True))))) * x
 
 
+class Chooses(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, x.mean((0, 2, 3)).argsort()]
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)[0]
+
+
 class OneGate(nn.Module):
     """A map of one channel over all of them."""
 
@@ -246,6 +260,8 @@ def test_models_that_cannot_be_traced_are_refused(make: Callable[[], nn.Module],
         (Halves, "inside module '1'"),
         (AddsParameter, "inside module '1' ties it to a tensor whose channels are fixed"),
         (OneGate, "broadcasts it over other channels"),
+        (Chooses, "inside module '1'"),
+        (Pooled, "'1.pool' .*gives several tensors"),
         (lambda: nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)), "weight that is computed from others"),
     ],
 )
@@ -320,6 +336,8 @@ def test_what_is_in_no_unit_still_grows_by_exact_counts(layer: Callable[[], nn.M
     graph = find_groups(*settled(between(layer())))
     assert len(graph.groups) >= 2
     assert all(isinstance(shape, Counted) for shape in graph.wiring.shapes())
+    with pytest.raises(TypeError, match="no unit that can be built"):
+        unit_module(graph.wiring.units[0].shape)
     with pytest.raises(NoCost, match=says):
         TableCost(CostTable("here", (), [Calibration("latency_ms", Setting(), 1, 0, ())]), "latency_ms", Setting()).network(
             graph.wiring.shapes()
