@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from growth.bends import Linearised, linearise
 from growth.groups import ChannelGraph
-from growth.layers import Bend, Fixed, Mix, Saved
+from growth.layers import Bend, Mix, Saved, Weightless
 from growth.pointwise import SOFTPLUS, Curvature
 from growth.segments import Segment, lower, producers, segments
 from growth.tracing import evaluating
@@ -174,7 +174,7 @@ class SplittingProduct:
         saved = {bend.output: self._bend(bend, values[bend.inputs[0]], r) for bend, r in zip(bends, gradients, strict=True)}
         for segment in self.segments.values():
             saved |= {
-                layer.output: (values[layer.inputs[0]],) if isinstance(layer, Fixed) else ()
+                layer.output: (values[layer.inputs[0]],) if isinstance(layer, Weightless) else ()
                 for layer in segment.layers
                 if not isinstance(layer, Bend)
             }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -102,24 +103,24 @@ class _Run(fx.Interpreter):
 
 def _refuse_training_heads(model: nn.Module, graph: fx.Graph) -> None:
     """A layer that only training reaches may read channels that grow, and the trace, in eval mode, would not know."""
-    unread = {path for path, module in model.named_modules() if any(True for _ in module.parameters(False))}
-    unread = {path for path in unread if not any(_within(path, node) for node in graph.nodes)}
-    if not unread:
+    weighted = {path for path, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))}
+    idle = weighted - _reached(weighted, graph)
+    if not idle:
         return
     model.train()
     trained = _symbolic(model).graph
     model.eval()
-    for path in sorted(unread):
-        if any(_within(path, node) for node in trained.nodes):
-            raise TraceError(
-                f"module '{path}' is used in training only, so the channels that it reads are not known; remove its head before growth"
-            )
+    for path in sorted(_reached(idle, trained)):
+        raise TraceError(
+            f"module '{path}' is used in training only, so the channels that it reads are not known; remove its head before growth"
+        )
 
 
-def _within(path: str, node: fx.Node) -> bool:
-    """Whether the node reads the module at ``path``, as part of another or by a parameter."""
-    target = str(node.target)
-    return (node.op == "call_module" and f"{path}.".startswith(f"{target}.")) or (node.op == "get_attr" and target.startswith(f"{path}."))
+def _reached(paths: set[str], graph: fx.Graph) -> set[str]:
+    """The modules among ``paths`` that the graph reads, as part of another or by a parameter."""
+    read = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    read |= {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    return {path for path in paths if not read.isdisjoint(accumulate(path.split("."), "{}.{}".format))}
 
 
 def _shared(model: nn.Module, graph: fx.Graph) -> frozenset[str]:
@@ -150,7 +151,17 @@ def _lower(record: Record, graph: fx.Graph) -> int:
             record.alias(node, record.source(node))
         else:
             _step(record, node)
+        if node in record.results.overwriting:
+            _overwrite(record, node)
     return output
+
+
+def _overwrite(record: Record, node: fx.Node) -> None:
+    """Whoever reads what the node changed in place reads the node's value from now on."""
+    (old,) = {record.index[read] for read in node.args[:1] if isinstance(read, fx.Node)}
+    for read, index in record.index.items():
+        if index == old:
+            record.index[read] = record.index[node]
 
 
 def _step(record: Record, node: fx.Node) -> None:

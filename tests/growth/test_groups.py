@@ -203,6 +203,15 @@ class Corner(nn.Module):
         return x[:, :, 0, 1].unsqueeze(2).unsqueeze(3)
 
 
+class InPlace(nn.Module):
+    """The skip reads what an activation in place, here of two kinds, has left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(x, inplace=True) * 2
+        y += x
+        return y + functional.celu(x, inplace=True) * x
+
+
 class Written(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(x.size(0), 4, -1, 8)
@@ -309,6 +318,7 @@ def assert_grows(model: nn.Module, graph: ChannelGraph) -> None:
         (lambda: nn.AlphaDropout(), (1,)),
         (lambda: nn.Sequential(nn.Dropout(), nn.Identity()), (1,)),
         (Turns, (1,)),
+        (InPlace, (1,)),
         (Corner, (1,)),
     ],
 )
@@ -389,10 +399,11 @@ def test_convolutions_of_one_dimension() -> None:
                 nn.BatchNorm1d(4),
                 nn.Conv1d(4, 3, 3, dilation=2, padding="same"),
             )
+            self.depthwise, self.depthwise_norm = nn.Conv1d(4, 4, 3, padding=1, groups=4), nn.BatchNorm1d(4)
             self.pool, self.head = nn.AvgPool1d(2), nn.Linear(3, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = torch.relu(self.norm(self.first(x.flatten(1, 2))))
+            x = torch.relu(self.depthwise_norm(self.depthwise(torch.relu(self.norm(self.first(x.flatten(1, 2)))))))
             return self.head(self.pool(functional.silu(self.second(x))).mean(-1))
 
     model = Sequence()
