@@ -18,10 +18,12 @@ from costs.shapes import Counted, Unit
 from growth.steps import Segment, Step
 from growth.tracing import evaluating
 
+_COUNTED = ("mix", "depthwise", "norm", "parameter")
+
 
 def count(model: nn.Module, steps: Sequence[Step], example: Tensor, reason: str) -> tuple[Unit, ...]:
     """All parts in execution order; ``reason`` says why they are not units."""
-    units = [unit for step in steps if step.kind in ("mix", "depthwise", "norm") for unit in _parts(model, steps, step, reason)]
+    units = [unit for step in steps if step.kind in _COUNTED for unit in _parts(model, steps, step, reason)]
     macs = 0
     if any(step.kind == "opaque" and step.inputs for step in steps):
         macs = _macs(model, example) - sum(unit.shape.macs for unit in units)
@@ -32,6 +34,13 @@ def count(model: nn.Module, steps: Sequence[Step], example: Tensor, reason: str)
 
 
 def _parts(model: nn.Module, steps: Sequence[Step], step: Step, reason: str) -> Iterator[Unit]:
+    if step.kind == "parameter":
+        total = sum(segment.entries for segment in step.segments)
+        for name, segment in zip(_names(step.path, step.segments), step.segments, strict=True):
+            weights = math.prod(step.shape) // total
+            shape = Counted("linear", segment.entries, segment.entries, weights=weights, per_channel=True, reason=reason)
+            yield Unit(name, shape, segment.group, segment.group, segment.columns)
+        return
     module = model.get_submodule(step.path)
     if step.kind == "mix":
         yield from _mix(module, steps[step.inputs[0]], step, reason)

@@ -24,7 +24,7 @@ __all__ = ["ChannelGraph", "ChannelGroup", "Fixed", "Place", "TraceError", "find
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a module's axis holds the channels of a group: ``columns`` entries for each of them from ``offset`` on.
+    """Where an axis of a module or parameter holds the channels of a group: ``columns`` entries for each from ``offset`` on.
 
     ``columns`` is above 1 after a flatten.  ``beside`` counts the axis's other entries: other groups in a concatenation, or fixed ones.
     """
@@ -33,6 +33,7 @@ class Place:
     columns: int = 1
     offset: int = 0
     beside: int = 0
+    axis: int = 0  # of a scale, 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class ChannelGroup:
     producers: tuple[str, ...]  # convolutions and linear layers that write it, in execution order
     passengers: tuple[Place, ...]  # rows of the batch norms and depthwise convolutions it passes through
     consumers: tuple[Place, ...]  # input columns of the layers that read it
+    scales: tuple[Place, ...] = ()  # parameters of no layer that it is combined with, along their axis ``axis``
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,12 @@ def _group(steps: Sequence[Step], number: int) -> ChannelGroup:
     producers = [step for step in own if step.kind == "mix"]
     passengers = [place for step in own if step.kind in ("norm", "depthwise") for place in _places(step.path, step.segments, number)]
     consumers = [place for step in steps if step.kind == "mix" for place in _places(step.path, steps[step.inputs[0]].segments, number)]
-    return ChannelGroup(producers[0].segments[0].width, tuple(step.path for step in producers), tuple(passengers), tuple(consumers))
+    scales = [
+        replace(place, axis=cast(int, step.axis)) for step in own if step.kind == "parameter"
+        for place in _places(step.path, step.segments, number)
+    ]  # fmt: skip
+    width = producers[0].segments[0].width
+    return ChannelGroup(width, tuple(step.path for step in producers), tuple(passengers), tuple(consumers), tuple(scales))
 
 
 def _places(name: str, segments: Sequence[Segment], number: int) -> Iterator[Place]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -134,12 +135,10 @@ POINTWISE: dict[Any, Pointwise] = {
 
 
 def leaky_relu(slope: float) -> Pointwise:
-    return Pointwise(
-        "leaky_relu",
-        lambda y: functional.leaky_relu(y, slope),
-        lambda y: (torch.where(y > 0, 1.0, slope).to(y.dtype), None),
-        ((0, 1 - slope),),
-    )
+    def derivatives(y: Tensor) -> tuple[Tensor, None]:
+        return torch.ones_like(y).where(y > 0, slope), None
+
+    return Pointwise("leaky_relu", partial(functional.leaky_relu, negative_slope=slope), derivatives, ((0, 1 - slope),))
 
 
 # Modules whose function depends on their settings.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx, nn
@@ -30,7 +30,7 @@ class Results:
 class Record:
     model: nn.Module
     results: Results
-    shared: frozenset[str] = frozenset()  # paths of modules whose weights are used more than once
+    shared: frozenset[str] = frozenset()  # paths of parameters, and of modules with some, that are used more than once
     steps: list[Step] = field(default_factory=list)
     index: dict[fx.Node, int] = field(default_factory=dict)
     axes: Axes = field(default_factory=Axes)
@@ -61,7 +61,7 @@ class Record:
     ) -> None:
         """Append a step.  ``call`` replaces the call as traced where that says the same with fewer inputs: its one input is the source."""
         inputs = tuple(self.index[read] for read in node.all_input_nodes) if call is None else (self.source(node),)
-        path = str(node.target) if node.op == "call_module" else node.name
+        path = str(node.target) if node.op in ("call_module", "get_attr") else node.name
         axis = axis if segments else None
         self.index[node] = len(self.steps)
         shape = () if kind in ("number", "opaque") and node not in self.results.shapes else self.shape(node)
@@ -79,6 +79,10 @@ class Record:
         segments = (Segment(self.axes.new(), self.shape(node)[axis]),)
         self.add(node, "mix", axis, segments, **fields)
         return segments
+
+    def adopt(self, parameter: Step, axis: int, segments: Sequence[Segment]) -> None:
+        """From now on the entries of ``parameter`` along ``axis`` belong to these channels."""
+        self.steps[self.steps.index(parameter)] = replace(parameter, axis=axis, segments=tuple(segments))
 
     def give_up(self, node: fx.Node, reason: str, kind: Kind = "opaque") -> None:
         """Fix whatever channels the node reads, and know nothing of those it writes."""

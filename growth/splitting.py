@@ -146,7 +146,7 @@ class SplittingProduct:
                     f"the loss is {loss.item()} on batch {number} of the splitting product; lower the learning rate or the split step"
                 )
             edges = [values[bend.output] for bend in bends] + list(read.values())
-            gradients = list(torch.autograd.grad(loss, edges, materialize_grads=True))
+            gradients = torch.autograd.grad(loss, edges, materialize_grads=True) if edges else ()  # none: nothing bends
         values = {index: value.detach() if isinstance(value, Tensor) else value for index, value in values.items()}
         merged = dict(zip(read, gradients[len(bends) :], strict=True))
         opened = [mix for mixes in self.open.values() for mix in mixes]

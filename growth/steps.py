@@ -2,8 +2,9 @@
 
 A *mix* (convolution, linear) reads one channel axis and writes a new one.  *depthwise*, *norm*, *pointwise*, pooling and other
 *channelwise* steps, which are linear, act channel by channel; *add* and *elementwise* (a gate, a broadcast sum, an activation without a
-closed form) also tie the channels of several values; *cat* lines axes up; *flatten* gives several entries per channel.  A *number* is a
-size or the like.  Behind an *opaque* step channels are not known.
+closed form) also tie the channels of several values; *cat* lines axes up; *flatten* gives several entries per channel.  A *parameter*
+of the model's own, such as a scale, takes the channels of what it meets; a *number* is a size or the like.  Behind an *opaque* step
+channels are not known.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from growth.pointwise import Pointwise
 
 Kind = Literal[
     "image", "mix", "depthwise", "norm", "pointwise", "add", "elementwise", "cat", "max_pool", "global_pool", "flatten", "channelwise",
-    "number", "class_scores", "opaque",
+    "parameter", "number", "class_scores", "opaque",
 ]  # fmt: skip
 
 

@@ -69,10 +69,12 @@ def widen(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: 
     """
     _check(model, graph, splits, step)
     wider = copy.deepcopy(model)
-    rows, columns = _copies(graph, splits)
+    rows, columns, scales = _copies(graph, splits)
     sources: _Sources = {}
     for name, copies in rows.items():
         _take_rows(wider.get_submodule(name), name, copies, sources)
+    for name, copies in scales.items():
+        _take_entries(wider, name, copies, sources)
     for split in splits:
         _move_apart(wider, model, graph.groups[split.group], split, step)
     for name, copies in columns.items():
@@ -89,17 +91,19 @@ class _Copied:
     channels: Tensor  # [n]
 
 
-def _copies(graph: ChannelGraph, splits: Sequence[Split]) -> tuple[dict[str, list[_Copied]], dict[str, list[_Copied]]]:
-    """By module, what is copied among its rows, and what among its columns."""
-    rows: dict[str, list[_Copied]] = {}
-    columns: dict[str, list[_Copied]] = {}
+_Copies = dict[str, list[_Copied]]
+
+
+def _copies(graph: ChannelGraph, splits: Sequence[Split]) -> tuple[_Copies, _Copies, _Copies]:
+    """By module, what is copied among its rows, and what among its columns; by parameter, what is copied in a scale."""
+    copies: tuple[_Copies, _Copies, _Copies] = ({}, {}, {})
     for split in splits:
         group, channels = graph.groups[split.group], split.channels.cpu()
-        for place in (*map(Place, group.producers), *group.passengers):
-            rows.setdefault(place.name, []).append(_Copied(place, group.width, channels))
-        for place in group.consumers:
-            columns.setdefault(place.name, []).append(_Copied(place, group.width, channels))
-    return rows, columns
+        written = (*map(Place, group.producers), *group.passengers)
+        for found, places in zip(copies, (written, group.consumers, group.scales), strict=True):
+            for place in places:
+                found.setdefault(place.name, []).append(_Copied(place, group.width, channels))
+    return copies
 
 
 def _spread(size: int, copies: Sequence[_Copied]) -> Tensor:
@@ -132,6 +136,16 @@ def _take_rows(module: nn.Module, path: str, copies: Sequence[_Copied], sources:
         module.out_features = width
     elif isinstance(module, _NORMS):
         module.num_features = width
+
+
+def _take_entries(model: nn.Module, name: str, copies: Sequence[_Copied], sources: _Sources) -> None:
+    """Copy the split channels' entries of a scale."""
+    path, _, attribute = name.rpartition(".")
+    module, axis = model.get_submodule(path), copies[0].place.axis
+    old = _tensor(module, attribute).detach()
+    entries = _spread(old.shape[axis], copies)
+    _replace(module, attribute, old.index_select(axis, entries.to(old.device)))
+    sources[name] = (entries, None) if axis == 0 else (None, entries)
 
 
 def _move_apart(wider: nn.Module, model: nn.Module, group: ChannelGroup, split: Split, step: float) -> None:
@@ -214,6 +228,10 @@ def _check_group(model: nn.Module, number: int, group: ChannelGroup, shared: set
     for place in group.consumers:
         weight = _check_module(model, place.name, (*_CONVOLUTIONS, nn.Linear), shared)
         _check_width(number, place.name, "inputs", weight.shape[1], group.width * place.columns + place.beside)
+    for place in group.scales:
+        path, _, attribute = place.name.rpartition(".")
+        scale = _tensor(model.get_submodule(path), attribute)
+        _check_width(number, place.name, "entries", scale.shape[place.axis], group.width * place.columns + place.beside)
     return fan_in
 
 

@@ -38,8 +38,13 @@ def elementwise(record: Record, node: fx.Node, _module: nn.Module | None) -> Non
     leader, *others = whole
     for step in others:
         record.axes.tie(leader.segments, step.segments, by)
-    if any(_size(step, axis - rank) > 1 for step in operands if step not in whole):
-        record.axes.pin(leader.segments, f"{by} ties it to a tensor whose channels are fixed")
+    for step in operands:
+        if step not in whole and _size(step, axis - rank) > 1:
+            own = axis - rank + len(step.shape)
+            if step.kind == "parameter" and own <= 1:
+                record.adopt(step, own, leader.segments)
+            else:
+                record.axes.pin(leader.segments, f"{by} ties it to a tensor whose channels are fixed")
     record.add(node, _kind(node, operands), axis, leader.segments)
 
 

@@ -124,16 +124,16 @@ def _reached(paths: set[str], graph: fx.Graph) -> set[str]:
 
 
 def _shared(model: nn.Module, graph: fx.Graph) -> frozenset[str]:
-    """Paths of the modules with a weight that is read more than once."""
+    """Paths of the parameters, and of the modules with one, that are read more than once."""
     uses: Counter[int] = Counter()
     modules = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for path in modules:
         uses.update({id(parameter) for parameter in model.get_submodule(path).parameters()})
-    uses.update(id(attribute(model, str(node.target))) for node in graph.nodes if node.op == "get_attr")
-    once = Counter(modules)
-    return frozenset(
-        path for path in modules if once[path] > 1 or any(uses[id(parameter)] > 1 for parameter in model.get_submodule(path).parameters())
-    )
+    attributes = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    uses.update(id(attribute(model, path)) for path in attributes)
+    calls = Counter(modules)
+    shared = {path for path in modules if calls[path] > 1 or any(uses[id(p)] > 1 for p in model.get_submodule(path).parameters())}
+    return frozenset(shared | {path for path in attributes if uses[id(attribute(model, path))] > 1})
 
 
 def _lower(record: Record, graph: fx.Graph) -> int:
@@ -147,7 +147,9 @@ def _lower(record: Record, graph: fx.Graph) -> int:
                 record.steps.append(Step("image", node.name, (), record.results.shapes[node]))
         elif node in record.results.numbers:
             record.add(node, "number")
-        elif node in record.results.unchanged and node.op != "get_attr":
+        elif node.op == "get_attr":
+            record.add(node, "opaque" if str(node.target) in record.shared else "parameter")
+        elif node in record.results.unchanged:
             record.alias(node, record.source(node))
         else:
             _step(record, node)
@@ -166,7 +168,7 @@ def _overwrite(record: Record, node: fx.Node) -> None:
 
 def _step(record: Record, node: fx.Node) -> None:
     module = record.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-    handler = handler_of(key_of(node, module)) if node.op != "get_attr" else None
+    handler = handler_of(key_of(node, module))
     try:
         if handler is None:
             raise NotFollowedError("does something unknown to them; register an activation in growth.pointwise.POINTWISE")

@@ -16,6 +16,7 @@ from costs.shapes import Counted
 from costs.table import Calibration, CostTable, NoCost, Setting, TableCost
 from growth.groups import ChannelGraph, ChannelGroup, Place, TraceError, find_groups
 from growth.networks import build, unit_module
+from growth.reference import reference_product
 from growth.splitting import SplittingProduct
 from growth.surgery import Split, widen
 
@@ -167,12 +168,31 @@ class OneGate(nn.Module):
 
 
 class AddsParameter(nn.Module):
-    def __init__(self) -> None:
+    """Through another layout: the parameter's channels come last, where surgery can't reach them, or first."""
+
+    def __init__(self, *before: int) -> None:
         super().__init__()
-        self.shift = nn.Parameter(torch.zeros(4, 1, 1))
+        self.shift, self.order = nn.Parameter(torch.randn(*before, 4)), (0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.shift
+        return (x.permute(0, 2, 3, 1) + self.shift).permute(0, 3, 1, 2)
+
+
+class Scales(nn.Module):
+    """Parameters over one group and over two; one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift, self.both = (
+            nn.Parameter(torch.randn(4, 1, 1)),
+            nn.Parameter(torch.randn(1, 4, 8, 8)),
+            nn.Parameter(torch.randn(8, 1, 1)),
+        )
+        self.conv, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x * self.scale + self.shift)
+        return x + self.last(torch.sigmoid(torch.cat([y, self.conv(y)], 1) * self.both))
 
 
 class ScalesBySize(nn.Module):
@@ -267,7 +287,7 @@ def test_models_that_cannot_be_traced_are_refused(make: Callable[[], nn.Module],
         (lambda: nn.Linear(8, 5), r"module '1' \(Linear\), which works along another axis"),
         (Written, "inside module '1', which has the size of their axis written as 4"),
         (Halves, "inside module '1'"),
-        (AddsParameter, "inside module '1' ties it to a tensor whose channels are fixed"),
+        (lambda: AddsParameter(8, 8), "inside module '1' ties it to a tensor whose channels are fixed"),
         (OneGate, "broadcasts it over other channels"),
         (Chooses, "inside module '1'"),
         (Pooled, "'1.pool' .*gives several tensors"),
@@ -286,18 +306,22 @@ def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest
 
 
 def assert_grows(model: nn.Module, graph: ChannelGraph) -> None:
-    """Its steps compute what the model does, and so does the wider model."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=generator)
+    """Its steps compute what the model does, so does the wider model, and scores and counts are right."""
     model.eval()
-    product = SplittingProduct(model, graph, [(inputs, torch.zeros(3, dtype=torch.int64))], functional.cross_entropy)
-    values, _ = product._forward(inputs)
-    with torch.no_grad():
-        expected = model(inputs)
-        torch.testing.assert_close(values[graph.output], expected, rtol=0, atol=1e-12)
-        directions = [zero[:2] + zero.shape[1] ** -0.5 for zero in product.zeros()]
-        splits = [Split(number, torch.tensor([1, 0])[: len(v)], v) for number, v in enumerate(directions)]
-        torch.testing.assert_close(widen(model, graph, splits, 0.0)[0](inputs), expected, rtol=0, atol=1e-12)
+    generator = torch.Generator().manual_seed(0)
+    batch = (torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=generator), torch.tensor([0, 1, 0]))
+    product = SplittingProduct(model, graph, [batch], functional.cross_entropy, curvature=torch.zeros_like)  # as autograd has it
+    expected = model(batch[0]).detach()
+    values, _ = product._forward(batch[0])
+    torch.testing.assert_close(values[graph.output].detach(), expected, rtol=0, atol=1e-12)
+    v = [torch.randn(zero.shape, dtype=torch.float64, generator=generator) for zero in product.zeros()]
+    for ours, theirs in zip(product(v), reference_product(model, graph, batch, functional.cross_entropy, v), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    splits = [Split(number, torch.tensor([1, 0])[: len(part)], nn.functional.normalize(part[:2])) for number, part in enumerate(v)]
+    wider, _ = widen(model, graph, splits, 0.0)
+    torch.testing.assert_close(wider(batch[0]).detach(), expected, rtol=0, atol=1e-12)
+    shapes = graph.wiring.shapes([group.width + len(split.channels) for group, split in zip(graph.groups, splits, strict=True)])
+    assert sum(shape.parameters for shape in shapes) == sum(parameter.numel() for parameter in wider.parameters())
 
 
 @pytest.mark.parametrize(
@@ -306,6 +330,8 @@ def assert_grows(model: nn.Module, graph: ChannelGraph) -> None:
         (Concatenates, (1, 1)),
         (Shifts, (1,)),
         (Gates, (1,)),
+        (AddsParameter, (1,)),
+        (Scales, (1,)),
         (lambda: nn.AvgPool2d(2), (1,)),
         (lambda: nn.AdaptiveAvgPool2d(2), (1,)),
         (lambda: nn.MaxPool2d(2, ceil_mode=True), (1,)),
