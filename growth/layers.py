@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from growth.pointwise import Pointwise
+from growth.steps import Window
 
-Window = tuple[int, int, int]  # kernel, stride, padding
 Saved = tuple[Tensor, ...]  # what a layer keeps of a batch
 
 
@@ -27,25 +28,35 @@ class Layer:
     inputs: tuple[int, ...]
     output: int
 
-    def value(self, x: Sequence[Tensor]) -> Tensor:
+    def value(self, x: Sequence[Any]) -> Any:
         raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Layer):
+    """Any other operation, on tensors or numbers."""
+
+    call: Callable[[Sequence[Any]], Any]
+
+    def value(self, x: Sequence[Any]) -> Any:
+        return self.call(x)
 
 
 @dataclass(frozen=True, slots=True)
 class Mix(Layer):
     """A convolution or linear layer with the norm behind it: a producer of its output, a consumer of its input."""
 
-    weight: Tensor  # [C_out, C_in, k, k] or [C_out, C_in], the model's own
+    weight: Tensor  # [C_out, C_in / groups, k, k] or [C_out, C_in], the model's own
     scale: Tensor | None  # [C_out] of the folded norm
     shift: Tensor | None  # [C_out] of bias and folded norm
     window: Window | None  # None for linear
 
     def value(self, x: Sequence[Tensor]) -> Tensor:
-        return self._apply(x[0], _rows(self.weight, self.scale), self.shift)
+        return self._apply(x[0], rows(self.weight, self.scale), self.shift)
 
     def push(self, x: Tensor, v: Tensor) -> Tensor:
         """The change of the output when the weight changes by ``v`` [C_out, fan-in]."""
-        return self._apply(x, _rows(v.reshape(self.weight.shape), self.scale), None)
+        return self._apply(x, rows(v.reshape(self.weight.shape), self.scale), None)
 
     def pull(self, x: Tensor, r: Tensor) -> Tensor:
         """The transpose of ``push``: the gradient of the weight, [C_out, fan-in], for the gradient ``r`` of the output."""
@@ -53,13 +64,11 @@ class Mix(Layer):
             gradient = r.flatten(0, -2).T @ x.flatten(0, -2)
         else:
             gradient = _conv_backward(r, x, self.weight, self.window, of_weight=True)
-        rows = gradient.flatten(1)
-        return rows if self.scale is None else rows.mul_(self.scale.unsqueeze(1))
+        flat = gradient.flatten(1)
+        return flat if self.scale is None else flat.mul_(self.scale.unsqueeze(1))
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.window is None:
-            return functional.linear(x, weight, bias)
-        return functional.conv2d(x, weight, bias, self.window[1], self.window[2])
+        return functional.linear(x, weight, bias) if self.window is None else _convolve(x, weight, bias, self.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ class Depthwise(Channelwise):
         return (_conv_backward(r, t[0], self.weight, self.window, of_weight=False),)
 
     def _apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return functional.conv2d(x, self.weight, bias, self.window[1], self.window[2], groups=len(self.weight))
+        return _convolve(x, self.weight, bias, self.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +144,18 @@ class Sum(Channelwise):
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed(Channelwise):
-    """A pooling, flatten or class score: without weights, and linear near its saved input."""
+class Weightless(Channelwise):
+    """A pooling, flatten, ... of one value: linear near its saved input."""
 
-    call: Callable[[Tensor], Tensor]
+    call: Callable[[Sequence[Tensor]], Tensor]
 
     def value(self, x: Sequence[Tensor]) -> Tensor:
-        return self.call(x[0])
+        return self.call(x)
 
     def tangent(self, t: Sequence[Tensor], saved: Saved) -> Tensor:
         with torch.enable_grad():  # the transpose of the transpose; forward-mode autograd would load half a compiler
             x = saved[0].detach().requires_grad_()
-            y = self.call(x)
+            y = self.call([x])
             r = torch.zeros_like(y, requires_grad=True)
             (pulled,) = torch.autograd.grad(y, x, r, create_graph=True)
             return torch.autograd.grad(pulled, r, t[0])[0]
@@ -154,19 +163,26 @@ class Fixed(Channelwise):
     def adjoint(self, r: Tensor, _t: Sequence[Tensor], saved: Saved) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             x = saved[0].detach().requires_grad_()
-            return torch.autograd.grad(self.call(x), x, r)
+            return torch.autograd.grad(self.call([x]), x, r)
 
 
-def _rows(weight: Tensor, scale: Tensor | None) -> Tensor:
+def rows(weight: Tensor, scale: Tensor | None) -> Tensor:
+    """The weight with the scale of a folded norm on its rows."""
     return weight if scale is None else weight * scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
+    groups = x.shape[1] // weight.shape[1]
+    none = [0] * len(window.kernel)
+    return torch.convolution(x, weight, bias, window.stride, window.padding, window.dilation, False, none, groups)
 
 
 def _conv_backward(r: Tensor, x: Tensor, weight: Tensor, window: Window, of_weight: bool) -> Tensor:
     """The gradient of the weight, or else of the input, and nothing else."""
-    _, stride, padding = window
     groups = x.shape[1] // weight.shape[1]
+    none = [0] * len(window.kernel)
     input_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
-        r, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, [not of_weight, of_weight, False]
+        r, x, weight, None, window.stride, window.padding, window.dilation, False, none, groups, [not of_weight, of_weight, False]
     )
     gradient: Tensor = weight_gradient if of_weight else input_gradient
     return gradient

@@ -8,15 +8,15 @@ ReLU has no surrogate here: autograd's second derivative of it is zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from growth.groups import ChannelGraph
-from growth.segments import call_of
 from growth.splitting import Batch, Loss
 from growth.steps import Step
+from growth.tracing import evaluating
 
 
 def reference_product(
@@ -24,11 +24,11 @@ def reference_product(
 ) -> list[Tensor]:
     """S v on one batch, one [C, d] per group."""
     x, target = batch
-    producers = [step.path for step in graph.steps if step.kind == "mix"]
+    producers = [producer for group in graph.groups for producer in group.producers]
     weights = {path: model.get_parameter(f"{path}.weight").detach().clone().requires_grad_() for path in producers}
-    with torch.enable_grad():
+    with torch.enable_grad(), evaluating(model):
         merged, values = _run(model, graph, x, weights, batch_statistics, cut=False)
-        gradients = torch.autograd.grad(loss(values[-1], target), merged)  # g_m: of the loss through this merge point alone
+        gradients = torch.autograd.grad(loss(values[graph.output], target), merged)  # g_m: of the loss through this merge point alone
         reached, _ = _run(model, graph, x, weights, batch_statistics, cut=True)
         linearised = _inner(gradients, reached)
         thetas = [[weights[producer] for producer in group.producers] for group in graph.groups]
@@ -56,14 +56,14 @@ def _parts(v: list[Tensor], thetas: list[list[Tensor]]) -> list[Tensor]:
 
 def _run(
     model: nn.Module, graph: ChannelGraph, x: Tensor, weights: dict[str, Tensor], batch_statistics: bool, cut: bool
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[Tensor], list[Any]]:
     """What each consumer reads, and the values of all steps.  With ``cut`` nothing flows through a consumer."""
-    values: list[Tensor] = []
+    values: list[Any] = []
     merged: list[Tensor] = []
     for step in graph.steps:
         inputs = [values[source] for source in step.inputs]
         if step.kind == "mix":
-            if graph.step_groups[step.inputs[0]] is not None:
+            if any(segment.group is not None for segment in graph.steps[step.inputs[0]].segments):
                 inputs = [inputs[0].view_as(inputs[0])]  # this reader's own name for it: gradients through other readers stay out
                 merged.append(inputs[0])
             inputs = [inputs[0].detach()] if cut else inputs
@@ -71,18 +71,14 @@ def _run(
     return merged, values
 
 
-def _compute(model: nn.Module, step: Step, inputs: list[Tensor], weights: dict[str, Tensor], batch_statistics: bool) -> Tensor:
-    if step.kind == "mix":
-        return cast(Tensor, torch.func.functional_call(model.get_submodule(step.path), {"weight": weights[step.path]}, (inputs[0],)))
-    if step.kind == "depthwise":
-        return cast(Tensor, model.get_submodule(step.path)(inputs[0]))
+def _compute(model: nn.Module, step: Step, inputs: list[Any], weights: dict[str, Tensor], batch_statistics: bool) -> Any:
+    if step.path in weights:
+        return torch.func.functional_call(model.get_submodule(step.path), {"weight": weights[step.path]}, (inputs[0],))
     if step.kind == "norm":
         norm = cast(nn.BatchNorm2d, model.get_submodule(step.path))
         mean, variance = (None, None) if batch_statistics else (norm.running_mean, norm.running_var)
         return nn.functional.batch_norm(inputs[0], mean, variance, norm.weight, norm.bias, batch_statistics, 0.0, norm.eps)
-    if step.kind == "add":
-        return inputs[0] + inputs[1]
-    if step.kind == "pointwise":
-        assert step.pointwise is not None
+    if step.pointwise is not None:
         return step.pointwise.value(inputs[0])
-    return call_of(step)(inputs[0])
+    assert step.call is not None
+    return step.call(model, inputs)

@@ -18,11 +18,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from growth.groups import ChannelGraph
-from growth.layers import Bend, Channelwise, Depthwise, Fixed, Layer, Mix, Saved, Sum, Window
-from growth.steps import Step
+from growth.layers import Bend, Channelwise, Depthwise, Layer, Mix, Operation, Saved, Sum, Weightless, rows
+from growth.steps import Step, Window
+
+_WEIGHTLESS = ("max_pool", "global_pool", "flatten", "channelwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,61 +76,90 @@ class Segment:
 def lower(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
     """The layers that compute ``model`` in eval mode, from its weights as they are now.  ValueError if they don't fit the graph."""
     readers = _readers(graph.steps)
-    bending = _bending(graph)
+    bending, folded = _bending(graph.steps), _folded(graph.steps, readers)
     layers: list[Layer] = []
     for index, step in enumerate(graph.steps):
-        if step.kind in ("image", "norm"):  # every norm is folded: it has a unit, so a convolution that it alone reads
+        if step.kind == "image" or index in folded:
             continue
+        assert step.call is not None
+        call = partial(step.call, model)
         if step.kind in ("mix", "depthwise"):
-            layers.append(_convolution(model, graph.steps, index, _norm_behind(graph.steps, readers[index])))
+            layers.append(_convolution(model, graph.steps, index, next((norm for norm in readers[index] if norm in folded), None)))
         elif step.kind == "pointwise":
             assert step.pointwise is not None
             layers.append(Bend(step.inputs, index, step.pointwise, index not in bending))
         elif step.kind == "add":
             layers.append(Sum(step.inputs, index))
+        elif step.kind in _WEIGHTLESS and len(step.inputs) == 1:
+            layers.append(Weightless(step.inputs, index, call))
         else:
-            layers.append(Fixed(step.inputs, index, call_of(step)))
+            layers.append(Operation(step.inputs, index, call))
     return layers
 
 
-def segments(graph: ChannelGraph, layers: Sequence[Layer]) -> list[Segment]:
-    """One segment per group."""
-    bending = _bending(graph)
-    return [
-        Segment(
-            tuple(layer for layer in layers if isinstance(layer, Mix) and graph.step_groups[layer.output] == group),
-            tuple(
-                layer for layer in layers
-                if isinstance(layer, Channelwise) and graph.step_groups[layer.output] == group
-                and (isinstance(layer, Bend) or layer.output in bending)
-            ),
-        )
-        for group in range(len(graph.groups))
+def closed(graph: ChannelGraph) -> set[int]:
+    """The groups whose segment has a closed form: alone on their axes, through layers that know their tangent and its transpose."""
+    readers = _readers(graph.steps)
+    folded = _folded(graph.steps, readers)
+    known = {
+        index for index, step in enumerate(graph.steps)
+        if step.kind in ("mix", "depthwise", "add")
+        or (step.kind in _WEIGHTLESS and len(step.inputs) == 1)
+        or (step.kind == "pointwise" and readers[step.inputs[0]] == [index])
+    } | folded  # fmt: skip
+    others = {
+        segment.group for index, step in enumerate(graph.steps) for segment in step.segments if step.only is None or index not in known
+    }
+    return set(range(len(graph.groups))) - others
+
+
+def segments(graph: ChannelGraph, layers: Sequence[Layer]) -> dict[int, Segment]:
+    """The segment of each group that has a closed form."""
+    bending = _bending(graph.steps)
+    return {group: _segment(graph, layers, bending, group) for group in sorted(closed(graph))}
+
+
+def producers(graph: ChannelGraph, layers: Sequence[Layer], group: int) -> tuple[Mix, ...]:
+    return tuple(layer for layer in layers if isinstance(layer, Mix) and _group(graph.steps[layer.output]) == group)
+
+
+def _segment(graph: ChannelGraph, layers: Sequence[Layer], bending: set[int], group: int) -> Segment:
+    own = [
+        layer for layer in layers
+        if isinstance(layer, Channelwise) and _group(graph.steps[layer.output]) == group
+        and (isinstance(layer, Bend) or layer.output in bending)
     ]  # fmt: skip
+    return Segment(producers(graph, layers, group), tuple(own))
+
+
+def _group(step: Step) -> int | None:
+    return None if step.only is None else step.only.group
 
 
 def _readers(steps: Sequence[Step]) -> list[list[int]]:
-    """The steps that read each value."""
+    """The steps that read each value; those that take only its size don't count."""
     readers: list[list[int]] = [[] for _ in steps]
     for index, step in enumerate(steps):
-        for source in step.inputs:
+        for source in step.inputs if step.kind != "number" else ():
             readers[source].append(index)
     return readers
 
 
-def _bending(graph: ChannelGraph) -> set[int]:
-    """The values of splittable groups from which a pointwise function is reached before a merge point."""
+def _bending(steps: Sequence[Step]) -> set[int]:
+    """The values from which a pointwise function is reached before a merge point."""
     bending: set[int] = set()
-    for index in reversed(range(len(graph.steps))):
-        step = graph.steps[index]
-        if step.kind == "pointwise" or (step.kind not in ("image", "mix") and index in bending):
-            bending |= {source for source in step.inputs if graph.step_groups[source] is not None}
+    for index in reversed(range(len(steps))):
+        if steps[index].kind == "pointwise" or (steps[index].kind not in ("image", "mix", "number") and index in bending):
+            bending |= set(steps[index].inputs)
     return bending
 
 
-def _norm_behind(steps: Sequence[Step], readers: list[int]) -> int | None:
-    """The norm among the ``readers`` of a convolution, if there is one."""
-    return next((reader for reader in readers if steps[reader].kind == "norm"), None)
+def _folded(steps: Sequence[Step], readers: Sequence[Sequence[int]]) -> set[int]:
+    """The norms directly behind a convolution or linear layer that nothing else reads."""
+    return {
+        index for index, step in enumerate(steps)
+        if step.kind == "norm" and steps[step.inputs[0]].kind in ("mix", "depthwise") and readers[step.inputs[0]] == [index]
+    }  # fmt: skip
 
 
 def _convolution(model: nn.Module, steps: Sequence[Step], index: int, norm: int | None) -> Mix | Depthwise:
@@ -137,16 +167,16 @@ def _convolution(model: nn.Module, steps: Sequence[Step], index: int, norm: int 
     weight = cast(Tensor, module.weight).detach()
     shift = None if module.bias is None else cast(Tensor, module.bias).detach()
     scale = None
-    if weight.shape[0] != step.channels:
-        raise ValueError(f"'{step.path}' has {weight.shape[0]} channels, the graph was traced with {step.channels}; call find_groups again")
+    channels = step.shape[-1 if step.window is None else 1]
+    if weight.shape[0] != channels:
+        raise ValueError(f"'{step.path}' has {weight.shape[0]} channels, the graph was traced with {channels}; call find_groups again")
     if norm is not None:
         scale, moved = _affine(model, steps[norm])
         shift = moved if shift is None else torch.addcmul(moved, shift, scale)
     output = index if norm is None else norm
     if step.kind == "mix":
         return Mix(step.inputs, output, weight, scale, shift, step.window)
-    weight = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
-    return Depthwise(step.inputs, output, weight, shift, cast(Window, step.window))
+    return Depthwise(step.inputs, output, rows(weight, scale), shift, cast(Window, step.window))
 
 
 def _affine(model: nn.Module, step: Step) -> tuple[Tensor, Tensor]:
@@ -158,13 +188,3 @@ def _affine(model: nn.Module, step: Step) -> tuple[Tensor, Tensor]:
         scale = scale * norm.weight.detach()
         return scale, norm.bias.detach() - mean * scale
     return scale, -mean * scale
-
-
-def call_of(step: Step) -> partial[Tensor]:
-    """What a pooling, flatten or class score computes."""
-    if step.kind == "flatten":
-        return partial(torch.flatten, start_dim=1)
-    if step.window is not None:
-        kernel, stride, padding = step.window
-        return partial(functional.max_pool2d, kernel_size=kernel, stride=stride, padding=padding)
-    return cast("partial[Tensor]", step.call)

@@ -1,24 +1,98 @@
-"""The steps of a model: what each operation does to the channel axis.
+"""The steps of a traced model: what each operation does to the channels of the values it reads.
 
-*mix* (convolution, linear) reads one axis and writes a new one; *depthwise*, *norm*, *pointwise*, *add* and pooling act channel by
-channel; *flatten* gives several columns per channel.
+A *mix* (convolution, linear) reads one channel axis and writes a new one.  *depthwise*, *norm*, *pointwise*, pooling and other
+*channelwise* steps, which are linear, act channel by channel; *add* and *elementwise* (a gate, a broadcast sum, an activation without a
+closed form) also tie the channels of several values; *cat* lines axes up; *flatten* gives several entries per channel.  A *parameter*
+of the model's own, such as a scale, takes the channels of what it meets; a *number* is a size or the like.  Behind an *opaque* step
+channels are not known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
+from torch.fx.node import map_aggregate
 
 from growth.pointwise import Pointwise
 
-Kind = Literal["image", "mix", "depthwise", "norm", "pointwise", "add", "max_pool", "global_pool", "flatten", "class_scores"]
+Kind = Literal[
+    "image", "mix", "depthwise", "norm", "pointwise", "add", "elementwise", "cat", "max_pool", "global_pool", "flatten", "channelwise",
+    "parameter", "number", "class_scores", "opaque",
+]  # fmt: skip
 
 
 class TraceError(ValueError):
-    """The model holds something whose channels can't be followed; the message names the module and a remedy."""
+    """The model can't be traced, grown or priced; the message names the module and a remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Settings of a convolution or pooling, one number per spatial dimension."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def square(self) -> tuple[int, int, int] | None:
+        """Kernel, stride and padding where each is one number and nothing is dilated."""
+        sides = {(*settings, dilation) for *settings, dilation in zip(self.kernel, self.stride, self.padding, self.dilation, strict=True)}
+        kernel, stride, padding, dilation = next(iter(sides))
+        return (kernel, stride, padding) if len(sides) == 1 and dilation == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Neighbouring channels of an axis, ``columns`` entries each (above 1 behind a flatten): all those of a group, or of none.
+
+    While a model is being traced, ``group`` is the number of an axis in ``growth.axes``.
+    """
+
+    group: int | None
+    width: int
+    columns: int = 1
+
+    @property
+    def entries(self) -> int:
+        return self.width * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Stands for an input value among the arguments of a call; ``copied`` where the call overwrites it."""
+
+    position: int
+    copied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operation as it was traced, to be done again on other values.  ``op`` and ``target`` are those of torch.fx."""
+
+    op: str
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
+
+    def __call__(self, model: nn.Module, values: Sequence[Any]) -> Any:
+        def fill(argument: Any) -> Any:
+            if not isinstance(argument, Slot):
+                return argument
+            return values[argument.position].clone() if argument.copied else values[argument.position]
+
+        if self.op == "get_attr":
+            return attribute(model, self.target)
+        args: Any = map_aggregate(self.args, fill)
+        kwargs: Any = map_aggregate(self.kwargs or {}, fill)
+        if self.op == "call_module":
+            return model.get_submodule(self.target)(*args, **kwargs)
+        if self.op == "call_method":
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,48 +102,23 @@ class Step:
     kind: Kind
     path: str
     inputs: tuple[int, ...]
-    shape: tuple[int, ...]  # of the output, for the example batch
-    axis: int = 1  # which one is the channel axis
-    columns: int = 1  # entries of that axis per channel; more than 1 behind a flatten
+    shape: tuple[int, ...]  # of the output, for the example batch; empty if it is no tensor
+    axis: int | None = None  # which one is the channel axis, where that is known
+    segments: tuple[Segment, ...] = ()  # of that axis
     pointwise: Pointwise | None = None
-    window: tuple[int, int, int] | None = None  # kernel, stride, padding of a convolution or max pooling
-    call: Callable[[Tensor], Tensor] | None = None  # what a global pool or class scores computes
+    window: Window | None = None
+    call: Call | None = None
 
     @property
-    def channels(self) -> int:
-        return self.shape[self.axis] // self.columns
+    def only(self) -> Segment | None:
+        """The segment of an axis that has just one."""
+        return self.segments[0] if len(self.segments) == 1 else None
 
 
-@dataclass(slots=True)
-class Steps:
-    """The steps so far, and which of them computes each fx node."""
-
-    shapes: dict[fx.Node, tuple[int, ...]]
-    steps: list[Step] = field(default_factory=list)
-    index: dict[fx.Node, int] = field(default_factory=dict)
-    weights: set[int] = field(default_factory=set)
-
-    def source(self, node: fx.Node) -> int:
-        """Index of the step whose output the node reads first."""
-        first = node.args[0] if node.args else node.kwargs.get("input")
-        if not isinstance(first, fx.Node) or first not in self.index:
-            raise TraceError(f"'{node.name}' ({name_of(node)}){inside(node)} does not read a tensor of the model")
-        return self.index[first]
-
-    def add(self, node: fx.Node, kind: Kind, inputs: tuple[int, ...], **fields: Any) -> None:
-        """Append a step; axis and columns are those of its first input unless given."""
-        if inputs and kind != "mix":
-            fields = {"axis": self.steps[inputs[0]].axis, "columns": self.steps[inputs[0]].columns} | fields
-        path = str(node.target) if node.op == "call_module" else node.name
-        self.index[node] = len(self.steps)
-        self.steps.append(Step(kind, path, inputs, self.shapes[node], **fields))
-
-    def once(self, node: fx.Node, module: nn.Module) -> None:
-        """Weights may be used once only: their channels would belong to two places."""
-        weight = id(module if module.weight is None else module.weight)
-        if weight in self.weights:
-            raise TraceError(f"the weights of module '{node.target}' are used twice and can't be split; give each call a module of its own")
-        self.weights.add(weight)
+def attribute(model: nn.Module, target: str) -> Any:
+    """A parameter or buffer (or other attribute) by its path."""
+    path, _, name = target.rpartition(".")
+    return getattr(model.get_submodule(path), name)
 
 
 def key_of(node: fx.Node, module: nn.Module | None) -> Any:

@@ -3,7 +3,7 @@
 Splitting channel k with weights theta_k (its rows in every producer of its group, one after the other) along a unit direction v:
 
     parent     theta_k + step * ||theta_k|| * v      stays at position k
-    offspring  theta_k - step * ||theta_k|| * v      appended at the end
+    offspring  theta_k - step * ||theta_k|| * v      appended at the end of its group
 
 Passengers (norms, depthwise convolutions) copy the parent's row.  Consumers read both with half the parent's weight each, so the
 sum at the merge point is unchanged at step 0 and changes by O(step^2) otherwise (Liu, Wu, Wang, arXiv 1910.02366).
@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from growth.groups import ChannelGraph, ChannelGroup
+from growth.groups import ChannelGraph, ChannelGroup, Place
 
 UNIT_NORM_TOLERANCE = 1e-3
 _Sources = dict[str, tuple[Tensor | None, Tensor | None]]
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,41 +69,58 @@ def widen(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: 
     """
     _check(model, graph, splits, step)
     wider = copy.deepcopy(model)
+    rows, columns, scales = _copies(graph, splits)
     sources: _Sources = {}
+    for name, copies in rows.items():
+        _take_rows(wider.get_submodule(name), name, copies, sources)
+    for name, copies in scales.items():
+        _take_entries(wider, name, copies, sources)
     for split in splits:
-        _split_rows(wider, graph.groups[split.group], split, step, sources)
-    for split in splits:
-        _share_columns(wider, graph.groups[split.group], split, sources)
+        _move_apart(wider, model, graph.groups[split.group], split, step)
+    for name, copies in columns.items():
+        _share_columns(wider.get_submodule(name), name, copies, sources)
     return wider, ChannelMap(sources)
 
 
-def _split_rows(model: nn.Module, group: ChannelGroup, split: Split, step: float, sources: _Sources) -> None:
-    """Move the parents' rows one way and append the offspring's, moved the other way; append rows to the passengers."""
-    parents = split.channels.cpu()
-    rows = torch.cat([torch.arange(group.width), parents])
-    offspring = torch.arange(group.width, len(rows))
-    for name, move in zip(group.producers, _moves(model, group, split, step), strict=True):
-        module = model.get_submodule(name)
-        _take_rows(module, name, rows, sources)
-        weight = _tensor(module, "weight").detach()
-        weight[parents.to(weight.device)] += move
-        weight[offspring.to(weight.device)] -= move
-    for name in group.passengers:
-        _take_rows(model.get_submodule(name), name, rows, sources)
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """Channels of one place in a module's axis that are split."""
+
+    place: Place
+    width: int
+    channels: Tensor  # [n]
 
 
-def _moves(model: nn.Module, group: ChannelGroup, split: Split, step: float) -> list[Tensor]:
-    """What each producer adds to its parents' rows: step * ||theta|| * v, [n, *row shape] per producer."""
-    weights = [_tensor(model.get_submodule(name), "weight").detach() for name in group.producers]
-    parents = [weight[split.channels.to(weight.device)] for weight in weights]
-    theta = torch.cat([rows.flatten(1) for rows in parents], 1)  # [n, d]
-    move = step * theta.norm(dim=1, keepdim=True) * split.directions.to(theta)
-    pieces = move.split([rows.shape[1:].numel() for rows in parents], 1)
-    return [piece.view_as(rows) for piece, rows in zip(pieces, parents, strict=True)]
+_Copies = dict[str, list[_Copied]]
 
 
-def _take_rows(module: nn.Module, path: str, rows: Tensor, sources: _Sources) -> None:
-    """Replace every per-channel tensor of ``module`` by its ``rows``."""
+def _copies(graph: ChannelGraph, splits: Sequence[Split]) -> tuple[_Copies, _Copies, _Copies]:
+    """By module, what is copied among its rows, and what among its columns; by parameter, what is copied in a scale."""
+    copies: tuple[_Copies, _Copies, _Copies] = ({}, {}, {})
+    for split in splits:
+        group, channels = graph.groups[split.group], split.channels.cpu()
+        written = (*map(Place, group.producers), *group.passengers)
+        for found, places in zip(copies, (written, group.consumers, group.scales), strict=True):
+            for place in places:
+                found.setdefault(place.name, []).append(_Copied(place, group.width, channels))
+    return copies
+
+
+def _spread(size: int, copies: Sequence[_Copied]) -> Tensor:
+    """The old index of each entry of the new axis: the offspring's entries come right after those of their own group."""
+    pieces, start = [], 0
+    for copied in sorted(copies, key=lambda copied: copied.place.offset):
+        columns, offset = copied.place.columns, copied.place.offset
+        end = offset + copied.width * columns
+        offspring = offset + copied.channels.unsqueeze(1) * columns + torch.arange(columns)
+        pieces += [torch.arange(start, end), offspring.flatten()]
+        start = end
+    return torch.cat([*pieces, torch.arange(start, size)])
+
+
+def _take_rows(module: nn.Module, path: str, copies: Sequence[_Copied], sources: _Sources) -> None:
+    """Copy the split channels' entries in every per-channel tensor of ``module``."""
+    rows = _spread(_features(module), copies)
     for name in ("weight", "bias", "running_mean", "running_var"):
         if getattr(module, name, None) is None:
             continue
@@ -110,7 +128,7 @@ def _take_rows(module: nn.Module, path: str, rows: Tensor, sources: _Sources) ->
         _replace(module, name, old.detach()[rows.to(old.device)])
         sources[f"{path}.{name}"] = (rows, None)
     width = len(rows)
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, _CONVOLUTIONS):
         module.out_channels = width
         if module.groups > 1:  # depthwise
             module.in_channels = module.groups = width
@@ -120,25 +138,49 @@ def _take_rows(module: nn.Module, path: str, rows: Tensor, sources: _Sources) ->
         module.num_features = width
 
 
-def _share_columns(model: nn.Module, group: ChannelGroup, split: Split, sources: _Sources) -> None:
-    """Let each consumer read parent and offspring with half the parent's weights."""
-    parents = split.channels.cpu()
-    channels = torch.cat([torch.arange(group.width), parents])
-    share = torch.ones(group.width)
-    share[parents] = 0.5
-    for consumer in group.consumers:
-        module = model.get_submodule(consumer.name)
-        # After a flatten, channel c owns the columns c * m ... c * m + m - 1.
-        columns = (channels[:, None] * consumer.columns + torch.arange(consumer.columns)).flatten()
-        old = _tensor(module, "weight").detach()
-        shares = share[channels].repeat_interleave(consumer.columns).to(old).view(1, -1, *[1] * (old.dim() - 2))
-        _replace(module, "weight", old[:, columns.to(old.device)] * shares)
-        name = f"{consumer.name}.weight"
-        sources[name] = (sources.get(name, (None, None))[0], columns)
-        if isinstance(module, nn.Conv2d):
-            module.in_channels = len(columns)
-        else:
-            cast(nn.Linear, module).in_features = len(columns)
+def _take_entries(model: nn.Module, name: str, copies: Sequence[_Copied], sources: _Sources) -> None:
+    """Copy the split channels' entries of a scale."""
+    path, _, attribute = name.rpartition(".")
+    module, axis = model.get_submodule(path), copies[0].place.axis
+    old = _tensor(module, attribute).detach()
+    entries = _spread(old.shape[axis], copies)
+    _replace(module, attribute, old.index_select(axis, entries.to(old.device)))
+    sources[name] = (entries, None) if axis == 0 else (None, entries)
+
+
+def _move_apart(wider: nn.Module, model: nn.Module, group: ChannelGroup, split: Split, step: float) -> None:
+    """Move the parents' rows one way, and the offspring's, at the end, the other way."""
+    parents = split.channels
+    weights = [_tensor(model.get_submodule(name), "weight").detach() for name in group.producers]
+    theta = torch.cat([weight[parents.to(weight.device)].flatten(1) for weight in weights], 1)  # [n, d]
+    move = step * theta.norm(dim=1, keepdim=True) * split.directions.to(theta)
+    pieces = move.split([weight[0].numel() for weight in weights], 1)
+    for name, piece in zip(group.producers, pieces, strict=True):
+        weight = _tensor(wider.get_submodule(name), "weight").detach()
+        moved = piece.view(-1, *weight.shape[1:])
+        weight[parents.to(weight.device)] += moved
+        weight[group.width :] -= moved
+
+
+def _share_columns(module: nn.Module, name: str, copies: Sequence[_Copied], sources: _Sources) -> None:
+    """Let a consumer read parent and offspring with half the parent's weights each."""
+    old = _tensor(module, "weight").detach()
+    columns = _spread(old.shape[1], copies)
+    shares = 1 / torch.bincount(columns)[columns].to(old)
+    _replace(module, "weight", old[:, columns.to(old.device)] * shares.view(1, -1, *[1] * (old.dim() - 2)))
+    name = f"{name}.weight"
+    sources[name] = (sources.get(name, (None, None))[0], columns)
+    if isinstance(module, _CONVOLUTIONS):
+        module.in_channels = len(columns)
+    else:
+        cast(nn.Linear, module).in_features = len(columns)
+
+
+def _features(module: nn.Module) -> int:
+    """Entries of a module's output axis."""
+    if isinstance(module, _NORMS):
+        return module.num_features
+    return len(_tensor(module, "weight"))
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -170,21 +212,26 @@ def _check_group(model: nn.Module, number: int, group: ChannelGroup, shared: set
     """The number of weights of one channel of ``group``, once every module of it is found fit to be widened."""
     fan_in = 0
     for name in group.producers:
-        weight = _check_module(model, name, (nn.Conv2d, nn.Linear), shared)
+        weight = _check_module(model, name, (*_CONVOLUTIONS, nn.Linear), shared)
         _check_width(number, name, "outputs", len(weight), group.width)
         if getattr(model.get_submodule(name), "groups", 1) != 1:
             raise TypeError(f"{name} is a grouped convolution and produces channels; only convolutions with groups=1 can be split")
         fan_in += weight[0].numel()
-    for name in group.passengers:
-        module = model.get_submodule(name)
-        _check_module(model, name, (*_NORMS, nn.Conv2d), shared)
-        features = module.num_features if isinstance(module, _NORMS) else cast(nn.Conv2d, module).groups
-        _check_width(number, name, "channels", features, group.width)
-        if isinstance(module, nn.Conv2d) and module.out_channels != module.groups:
-            raise TypeError(f"{name} makes {module.out_channels} channels of {module.groups}; a depthwise passenger must keep the number")
-    for consumer in group.consumers:
-        weight = _check_module(model, consumer.name, (nn.Conv2d, nn.Linear), shared)
-        _check_width(number, consumer.name, "inputs", weight.shape[1], group.width * consumer.columns)
+    for place in group.passengers:
+        _check_module(model, place.name, (*_NORMS, *_CONVOLUTIONS), shared)
+        module = model.get_submodule(place.name)
+        _check_width(number, place.name, "channels", _features(module), group.width * place.columns + place.beside)
+        if isinstance(module, _CONVOLUTIONS) and not module.out_channels == module.in_channels == module.groups:
+            raise TypeError(
+                f"{place.name} makes {module.out_channels} channels of {module.groups}; a depthwise passenger must keep the number"
+            )
+    for place in group.consumers:
+        weight = _check_module(model, place.name, (*_CONVOLUTIONS, nn.Linear), shared)
+        _check_width(number, place.name, "inputs", weight.shape[1], group.width * place.columns + place.beside)
+    for place in group.scales:
+        path, _, attribute = place.name.rpartition(".")
+        scale = _tensor(model.get_submodule(path), attribute)
+        _check_width(number, place.name, "entries", scale.shape[place.axis], group.width * place.columns + place.beside)
     return fan_in
 
 

@@ -1,28 +1,34 @@
 """An ordinary ``nn.Module`` as a list of steps, by tracing it once with torch.fx.
 
-Whatever ``growth.handlers`` has no handler for raises ``TraceError`` with the module's path and a remedy.
+An operation without a handler in ``growth.handlers`` fixes the channels it reads; only a model that can't be traced at all, or that
+does not return one tensor, raises ``TraceError``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from growth.handlers import HANDLERS, handler_of
-from growth.steps import Step, Steps, TraceError, inside, key_of, name_of
+from growth.handlers import handler_of
+from growth.record import NotFollowedError, Record, Results
+from growth.steps import Step, TraceError, attribute, key_of
 
 
-def trace(model: nn.Module, example: Tensor) -> list[Step]:
-    """The steps of ``model`` in execution order; the last one is its output.  The model is left as it was found."""
+def trace(model: nn.Module, example: Tensor) -> tuple[Record, int]:
+    """The steps of ``model`` in execution order with their channel axes, and the index of its output.  The model is left as found."""
     with evaluating(model), torch.no_grad():
         graph = _symbolic(model)
-        shapes = _Shapes(graph)
-        shapes.run(example)
-    return _lower(model, graph.graph, shapes.found)
+        _refuse_training_heads(model, graph.graph)
+        run = _Run(graph)
+        run.run(example)
+        record = Record(model, run.results, _shared(model, graph.graph))
+        return record, _lower(record, graph.graph)
 
 
 @contextmanager
@@ -69,51 +75,111 @@ def _symbolic(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, graph)
 
 
-class _Shapes(fx.Interpreter):
-    """Runs the graph and keeps the shape of every tensor."""
+class _Run(fx.Interpreter):
+    """Runs the graph and keeps the shape of every tensor, and every number."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.extra_traceback = False  # our own error says where
-        self.found: dict[fx.Node, tuple[int, ...]] = {}
+        self.results = Results()
 
     def run_node(self, n: fx.Node) -> Any:
+        first = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
+        version = first._version if isinstance(first, Tensor) else 0
         try:
             value = super().run_node(n)
         except Exception as error:
             raise TraceError(f"'{n.target}' fails on the example batch: {error}; give an example that the model accepts") from error
+        if isinstance(first, Tensor) and first._version != version:
+            self.results.overwriting.add(n)
+        elif value is first:
+            self.results.unchanged.add(n)
         if isinstance(value, Tensor):
-            self.found[n] = tuple(value.shape)
+            self.results.shapes[n] = tuple(value.shape)
+        elif not any(isinstance(part, Tensor) for part in torch.utils._pytree.tree_leaves(value)):
+            self.results.numbers[n] = value
         return value
 
 
-def _lower(model: nn.Module, graph: fx.Graph, shapes: dict[fx.Node, tuple[int, ...]]) -> list[Step]:
-    steps = Steps(shapes)
+def _refuse_training_heads(model: nn.Module, graph: fx.Graph) -> None:
+    """A layer that only training reaches may read channels that grow, and the trace, in eval mode, would not know."""
+    weighted = {path for path, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))}
+    idle = weighted - _reached(weighted, graph)
+    if not idle:
+        return
+    model.train()
+    trained = _symbolic(model).graph
+    model.eval()
+    for path in sorted(_reached(idle, trained)):
+        raise TraceError(
+            f"module '{path}' is used in training only, so the channels that it reads are not known; remove its head before growth"
+        )
+
+
+def _reached(paths: set[str], graph: fx.Graph) -> set[str]:
+    """The modules among ``paths`` that the graph reads, as part of another or by a parameter."""
+    read = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    read |= {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    return {path for path in paths if not read.isdisjoint(accumulate(path.split("."), "{}.{}".format))}
+
+
+def _shared(model: nn.Module, graph: fx.Graph) -> frozenset[str]:
+    """Paths of the parameters, and of the modules with one, that are read more than once."""
+    uses: Counter[int] = Counter()
+    modules = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for path in modules:
+        uses.update({id(parameter) for parameter in model.get_submodule(path).parameters()})
+    attributes = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    uses.update(id(attribute(model, path)) for path in attributes)
+    calls = Counter(modules)
+    shared = {path for path in modules if calls[path] > 1 or any(uses[id(p)] > 1 for p in model.get_submodule(path).parameters())}
+    return frozenset(shared | {path for path in attributes if uses[id(attribute(model, path))] > 1})
+
+
+def _lower(record: Record, graph: fx.Graph) -> int:
+    output = -1
     for node in graph.nodes:
-        if node.op == "placeholder" and node in shapes:
-            steps.add(node, "image", ())
-        elif node.op == "output":
-            _check_output(steps, node.args[0])
-        elif node in shapes:  # sizes and other numbers are none of ours
-            module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-            handler = handler_of(key_of(node, module)) if node.op != "get_attr" else None
-            if handler is None:
-                raise _unknown(node, module)
-            handler(steps, node, module)
-    return steps.steps
+        if node.op == "output":
+            output = _output(record, node.args[0])
+        elif node.op == "placeholder":
+            if node in record.results.shapes:
+                record.index[node] = len(record.steps)
+                record.steps.append(Step("image", node.name, (), record.results.shapes[node]))
+        elif node in record.results.numbers:
+            record.add(node, "number")
+        elif node.op == "get_attr":
+            record.add(node, "opaque" if str(node.target) in record.shared else "parameter")
+        elif node in record.results.unchanged:
+            record.alias(node, record.source(node))
+        else:
+            _step(record, node)
+        if node in record.results.overwriting:
+            _overwrite(record, node)
+    return output
 
 
-def _check_output(steps: Steps, result: Any) -> None:
-    if not isinstance(result, fx.Node) or result not in steps.index:
+def _overwrite(record: Record, node: fx.Node) -> None:
+    """Whoever reads what the node changed in place reads the node's value from now on."""
+    (old,) = {record.index[read] for read in node.args[:1] if isinstance(read, fx.Node)}
+    for read, index in record.index.items():
+        if index == old:
+            record.index[read] = record.index[node]
+
+
+def _step(record: Record, node: fx.Node) -> None:
+    module = record.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    handler = handler_of(key_of(node, module))
+    try:
+        if handler is None:
+            raise NotFollowedError("does something unknown to them; register an activation in growth.pointwise.POINTWISE")
+        handler(record, node, module)
+    except NotFollowedError as error:
+        record.give_up(node, str(error))
+
+
+def _output(record: Record, result: Any) -> int:
+    if not isinstance(result, fx.Node) or result not in record.results.shapes:
         raise TraceError(f"the model returns {type(result).__name__}; it must return one tensor, the class scores")
-    if steps.index[result] != len(steps.steps) - 1:
-        raise TraceError(f"'{steps.steps[-1].path}' comes after the model's output and does not reach it; remove it from forward")
-
-
-def _unknown(node: fx.Node, module: nn.Module | None) -> TraceError:
-    what = f"module '{node.target}' ({type(module).__name__})" if module is not None else f"'{node.name}' ({name_of(node)})"
-    known = ", ".join(sorted(key.__name__ for key in HANDLERS if isinstance(key, type)))
-    return TraceError(
-        f"{what}{inside(node)} can't be followed: its effect on channels is unknown; use {known} and the functions in "
-        "growth.pointwise.POINTWISE, or register an activation there"
-    )
+    output = record.index[result]
+    record.axes.pin(record.steps[output].segments, "its channels are the model's output")
+    return output

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import nn
 
 from costs.shapes import Activation, LayerShape, Op, Unit
-from growth.steps import Step, TraceError
+from growth.steps import Step
 
 # costs has a word for the activations that a profiler measures; "other" has exact counts, and no entry in a measured table
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "relu": "relu"}
 _OPS: dict[str, Op] = {"depthwise": "conv2d", "max_pool": "max_pool", "global_pool": "global_pool"}
+
+
+class NoUnitError(ValueError):
+    """The model holds something that is in no unit, or that ``LayerShape`` can't say; the message names it."""
 
 
 @dataclass(slots=True)
@@ -47,17 +52,20 @@ class _Parts:
         return True
 
 
-def wire(model: nn.Module, steps: Sequence[Step], step_groups: Sequence[int | None]) -> tuple[Unit, ...]:
-    """All units in execution order.  TraceError for a step that no unit can hold, or a shape that ``LayerShape`` can't say."""
+def wire(model: nn.Module, steps: Sequence[Step]) -> tuple[Unit, ...]:
+    """All units in execution order.  NoUnitError for a step that no unit can hold, or a shape that ``LayerShape`` can't say."""
+    for step in steps:
+        if step.kind in ("elementwise", "cat", "channelwise", "opaque"):
+            raise NoUnitError(f"'{step.path}' ({step.kind}) is in no unit that a device executes")
     units = _gather(steps)
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    return tuple(_unit(steps, step_groups, units[start], layers) for start in sorted(units))
+    return tuple(_unit(model, steps, units[start], layers) for start in sorted(units))
 
 
 def _gather(steps: Sequence[Step]) -> dict[int, _Parts]:
     users: dict[int, set[int]] = {index: set() for index in range(len(steps))}
     for index, step in enumerate(steps):
-        for source in step.inputs:
+        for source in step.inputs if step.kind != "number" else ():
             users[source].add(index)
     units: dict[int, _Parts] = {}
     taken: set[int] = set()
@@ -72,19 +80,20 @@ def _gather(steps: Sequence[Step]) -> dict[int, _Parts]:
             taken.add(index)
     for index, step in enumerate(steps):
         if step.kind in ("norm", "pointwise", "add") and index not in taken:
-            raise TraceError(
+            raise NoUnitError(
                 f"{step.kind} '{step.path}' does not directly follow a convolution or linear layer that only it reads, so it has no price; "
                 "put it behind one, in the order norm, addition, activation"
             )
     return units
 
 
-def _unit(steps: Sequence[Step], step_groups: Sequence[int | None], parts: _Parts, layers: list[str]) -> Unit:
+def _unit(model: nn.Module, steps: Sequence[Step], parts: _Parts, layers: list[str]) -> Unit:
     step = steps[parts.start]
     source = steps[step.inputs[0]]
+    read, written = source.only, step.only
     return Unit(
-        _unit_name(step, parts, layers), _shape(step, source, parts),
-        step_groups[step.inputs[0]], step_groups[parts.start], source.columns if step.kind == "mix" else 1,
+        _unit_name(step, parts, layers), _shape(model, step, source, parts),
+        read.group if read else None, written.group if written else None, read.columns if read and step.kind == "mix" else 1,
     )  # fmt: skip
 
 
@@ -95,21 +104,24 @@ def _unit_name(step: Step, parts: _Parts, layers: list[str]) -> str:
     return parent if parent and step.kind in ("mix", "depthwise") and inside == 1 and together else step.path
 
 
-def _shape(step: Step, source: Step, parts: _Parts) -> LayerShape:
+def _shape(model: nn.Module, step: Step, source: Step, parts: _Parts) -> LayerShape:
     activation: Activation = "none" if parts.activation is None else _activation(parts.activation)
-    inputs, outputs, norm = source.shape[source.axis], step.shape[step.axis], parts.norm is not None
+    inputs, outputs, norm = source.shape[1], step.shape[1], parts.norm is not None
     if len(source.shape) == 2:
         return LayerShape("linear", inputs, outputs, norm=norm, activation=activation, residual=parts.residual)
     if len(source.shape) != 4:
-        raise TraceError(f"'{step.path}' reads shape {source.shape}; only images [B, C, H, W] and vectors [B, C] can be priced")
-    kernel, stride, _ = step.window or (1, 1, 0)
-    groups = inputs if step.kind == "depthwise" else 1
+        raise NoUnitError(f"'{step.path}' reads shape {source.shape}; only images [B, C, H, W] and vectors [B, C] can be priced")
+    square = (1, 1, 0) if step.window is None else step.window.square
+    if square is None:
+        raise NoUnitError(f"'{step.path}' is dilated or not square; only square kernels, strides and paddings can be priced")
+    kernel, stride, _ = square
+    groups = cast(int, model.get_submodule(step.path).groups) if step.kind in ("mix", "depthwise") else 1
     height, width = source.shape[2:]
     shape = LayerShape(
         _OPS.get(step.kind, "conv2d"), inputs, outputs, kernel, stride, groups, height, width, norm, activation, parts.residual
     )  # fmt: skip
     if shape.op != "global_pool" and shape.output_size != step.shape[2:]:
-        raise TraceError(
+        raise NoUnitError(
             f"'{step.path}' maps {source.shape[2:]} to {step.shape[2:]} pixels where {shape} gives {shape.output_size}; "
             "only padding by kernel // 2 can be priced"
         )

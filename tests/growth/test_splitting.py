@@ -147,7 +147,65 @@ class PooledBeforeBend(Toy):
         return self.head(self.tap("head", x))
 
 
+class SqueezeExcitation(Toy):
+    """A gate: its second layer is a producer of the channels that it scales, its first one a consumer of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = conv(2, 3), nn.BatchNorm2d(3), conv(3, 2)
+        self.first, self.second = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.silu(self.norm(self.conv(x)))
+        gate = functional.silu(self.first(self.tap("first", functional.adaptive_avg_pool2d(x, 1))))
+        x = torch.sigmoid(self.second(self.tap("second", gate))) * x
+        return self.head(self.tap("head", x)).mean((2, 3))
+
+
+class Concatenation(Toy):
+    """A norm and an activation over two groups and the image; each consumer reads a slice of each, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.norm, self.head = conv(2, 3, bias=True), conv(2, 2, 1), nn.BatchNorm2d(7), conv(7, 2)
+        self.second = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = functional.silu(self.left(x)), torch.tanh(self.right(x))
+        twice = functional.silu(torch.cat([left, right, left], 1)).mean((2, 3))
+        x = functional.silu(self.norm(torch.cat([left, x, right], 1)))
+        return self.head(self.tap("head", x)).mean((2, 3)) + self.second(self.tap("second", twice))
+
+
+class HiddenLayer(Toy):
+    """Half a transformer block: layer norms and a residual stream whose width is fixed, a hidden width that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.up, self.down = nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 5), nn.Linear(5, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)  # [B, tokens, 4]
+        x = x + self.down(self.tap("down", functional.gelu(self.up(self.norm(x)))))
+        return self.head(functional.layer_norm(x, (4,)).mean(1))
+
+
+class Crossed(Toy):
+    """Differences, ratios, numbers and an input that an activation shares with another reader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head, self.other = conv(2, 3, bias=True), conv(2, 3, 1, bias=True), conv(3, 2), conv(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), functional.silu(self.right(x))
+        x = (left * torch.sigmoid(left) - 0.5 * functional.mish(right)) / (3 + torch.tanh(right * right)) + 1 / (2 + left**2)
+        return (self.head(self.tap("head", x)) + self.other(self.tap("other", left))).mean((2, 3))
+
+
 TOYS: dict[type[Toy], tuple[int, ...]] = {
+    SqueezeExcitation: (2, 4, 4), Concatenation: (2, 4, 4), HiddenLayer: (3, 6), Crossed: (2, 4, 4),
     ConvNormSilu: (2, 5, 5), DepthwisePassenger: (2, 6, 6), ResidualStream: (2, 4, 4), LinearStream: (2, 4, 4), TwoProducers: (2, 4, 4),
     TanhLayers: (6, 1, 1), FlattenToLinear: (2, 4, 4), PooledBeforeBend: (2, 4, 4),
 }  # fmt: skip
@@ -246,6 +304,25 @@ def test_product_is_the_double_backward(family: Family) -> None:
     v = [torch.randn_like(zero) for zero in product.zeros()]
     for ours, theirs in zip(product(v), reference_product(model, graph, batch, functional.cross_entropy, v), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.norm()))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.Hardsigmoid, nn.SiLU])
+def test_double_backward_has_the_same_curvature_as_the_closed_form(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins at kinks included, which autograd knows nothing of."""
+    layers = (conv(2, 3, bias=True), nn.BatchNorm2d(3), activation(), conv(3, 3, groups=3), activation(), nn.MaxPool2d(2))
+    torch.manual_seed(0)
+    model = randomised(nn.Sequential(*layers, nn.Conv2d(3, 4, 1), nn.Flatten(), activation(), nn.Linear(36, 2)))
+    batch = (6 * batch_for((2, 6, 6))[0], torch.arange(4) % 2)
+    graph = find_groups(model, batch[0])
+    product = SplittingProduct(model, graph, [batch], functional.cross_entropy)
+    v = directions(product)
+    expected = product(v)
+    assert all(part.any() for part in expected)
+    monkeypatch.setattr("growth.segments.closed", lambda graph: set())
+    opened = SplittingProduct(model, graph, [batch], functional.cross_entropy, keep_bytes=0)
+    assert not opened.segments
+    for ours, theirs in zip(opened(v), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 @given(seed=st.integers(0, 10**6), scale=st.floats(-4, 4), kind=st.sampled_from(list(TOYS)))

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, silu
 
 from costs.families import Family, Network, default_widths
-from costs.shapes import Wiring
-from growth.groups import ChannelGraph, ChannelGroup, Consumer, find_groups
+from growth.groups import ChannelGraph, ChannelGroup, Place, find_groups
 from growth.networks import build
 from growth.splitting import SplittingProduct
 from growth.surgery import Split, widen
@@ -76,24 +75,22 @@ TOYS: dict[type[nn.Module], tuple[tuple[int, ...], tuple[ChannelGroup, ...]]] = 
     DepthwiseNet: (
         (3, 2, 3, 3),
         (
-            ChannelGroup(4, ("conv",), ("norm", "depthwise", "depthwise_norm"), (Consumer("pointwise", 1),)),
-            ChannelGroup(5, ("pointwise",), ("pointwise_norm",), (Consumer("linear", 9),)),
+            ChannelGroup(4, ("conv",), tuple(map(Place, ("norm", "depthwise", "depthwise_norm"))), (Place("pointwise", 1),)),
+            ChannelGroup(5, ("pointwise",), (Place("pointwise_norm"),), (Place("linear", 9),)),
         ),
     ),
     ResidualNet: (
         (3, 2, 3, 3),
         (
-            ChannelGroup(
-                4, ("stem", "project", "loop"), ("norm",), (Consumer("expand", 1), Consumer("loop", 1), Consumer("classifier", 1))
-            ),
-            ChannelGroup(6, ("expand",), (), (Consumer("project", 1),)),
+            ChannelGroup(4, ("stem", "project", "loop"), (Place("norm"),), (Place("expand", 1), Place("loop", 1), Place("classifier", 1))),
+            ChannelGroup(6, ("expand",), (), (Place("project", 1),)),
         ),
     ),
     MLP: (
         (8, 6),
         (
-            ChannelGroup(5, ("first",), ("norm",), (Consumer("second", 1),)),
-            ChannelGroup(5, ("second",), (), (Consumer("last", 1),)),
+            ChannelGroup(5, ("first",), (Place("norm"),), (Place("second", 1),)),
+            ChannelGroup(5, ("second",), (), (Place("last", 1),)),
         ),
     ),
 }
@@ -107,7 +104,7 @@ def toy(kind: type[nn.Module], dtype: torch.dtype = torch.float64) -> tuple[nn.M
     shape, groups = TOYS[kind]
     inputs = torch.randn(8, *shape[1:], dtype=torch.float64, generator=seeded(1)).to(dtype)
     settle_norms(model, inputs)
-    return model.eval(), ChannelGraph(groups, Wiring((), ()), (), ()), inputs
+    return model.eval(), ChannelGraph(groups), inputs
 
 
 def settle_norms(model: nn.Module, inputs: Tensor) -> None:
