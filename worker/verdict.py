@@ -133,7 +133,7 @@ def _seeds_words(paid: bool | None, grown: Sequence[float], controls: Losses, di
     listed = "; ".join(f"{what}: {_listed(names, differences)}" for what, names in groups.items() if names)
     return (
         f"{claim} over {len(grown)} seeds: the grown network's mean test loss is {_mean_words(grown)}. "
-        f"With the same budget and compute {listed}. In brackets: grown minus control, mean and {100 * CONFIDENCE:g} % interval."
+        f"With the same budget and compute, {listed}. In brackets: grown minus control, mean and {100 * CONFIDENCE:g} % interval."
     )
 
 
