@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,8 @@ class GrowthConfig:
     ``max_growth`` bounds each group's width in units of its seed width.  Scoring uses ``scoring_samples`` training images for
     directions and ``fresh_samples`` others for the predicted gain.  ``learning_rate`` is the peak of one schedule over all stages.
     With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
-    schedule.  ValueError for a value out of range.
+    schedule.  With ``planned_widths``, the widths after each round, rounds follow that plan by exact twins (``growth.twins``) and score
+    nothing.  ValueError for a value out of range.
     """
 
     limit: float
@@ -37,6 +39,7 @@ class GrowthConfig:
     fresh_samples: int = 256
     seed: int = 0
     compute_limit_macs: int | None = None
+    planned_widths: Sequence[Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (

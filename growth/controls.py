@@ -1,12 +1,14 @@
 """Controls: what the same limit and the same compute buy without scores.  Every report shows them beside the grown network.
 
-- ``seed``: the seed itself, never grown.
 - ``uniform``: the seed's widths times one factor, as large as the limit allows.
 - ``cost_only``: widths by cost alone: in as many rounds as growth has, the most channels that the round's share of the budget allows.
 - ``random``: growth with channels and directions chosen by chance.
+- ``twins``: the main run's widths, round by round, with exact twins in place of offspring: wider, and no capacity added.
+- ``seed_alone``: the seed's own widths, never grown.
 
-None spends more than the main run was charged, scoring included: the first three train one network from scratch for as many steps as
-that buys; ``random`` puts what it saves on scoring into a longer final stage.
+None spends more than the main run was charged, scoring included: ``random`` and ``twins`` put what they save on scoring into a longer
+final stage, the others train one network from scratch for as many steps as that buys.  So does ``retrained``, which is no control: it
+has the main run's final widths, and finding them cost as much again.
 """
 
 from __future__ import annotations
@@ -37,13 +39,23 @@ def control(name: str, seed: Network, main: Growth, cost_model: CostModel, confi
     """Seed network and config of the control ``name`` of the finished run ``main``, to run with ``Growth.start``."""
     if name not in CONTROLS:
         raise ValueError(f"control is {name!r}; choose one of {', '.join(CONTROLS)}")
-    config = replace(config, compute_limit_macs=main.charged_macs)
     if name == "random":
-        return seed, replace(config, scorer="random")
-    network = replace(seed, widths=WIDTH_RULES[name](seed.wiring(), cost_model, config))
+        return seed, replace(config, scorer="random", compute_limit_macs=main.charged_macs)
+    if name == "twins":
+        plan = tuple(taken.widths_after for taken in main.rounds)
+        return seed, replace(config, rounds=len(plan), planned_widths=plan, compute_limit_macs=main.charged_macs)
+    return _from_scratch(replace(seed, widths=WIDTH_RULES[name](seed.wiring(), cost_model, config)), main, config)
+
+
+def retrained(main: Growth, config: GrowthConfig) -> tuple[Network, GrowthConfig]:
+    """Network and config to train the widths that ``main`` found from scratch, with as much compute as all of ``main`` was charged."""
+    return _from_scratch(main.network, main, config)
+
+
+def _from_scratch(network: Network, main: Growth, config: GrowthConfig) -> tuple[Network, GrowthConfig]:
     macs = int(Macs().network(network.wiring().shapes()).value)
     steps = main.charged_macs // (3 * macs * min(config.batch_size, size(main.data.train)))
-    return network, replace(config, rounds=0, steps_per_round=0, final_steps=steps)
+    return network, replace(config, rounds=0, steps_per_round=0, final_steps=steps, compute_limit_macs=main.charged_macs)
 
 
 def seed_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:  # noqa: ARG001 - a rule, if a constant one
@@ -86,5 +98,5 @@ def _fits(widths: Widths, wiring: Wiring, cost_model: CostModel, limit: float) -
         return False
 
 
-WIDTH_RULES: dict[str, WidthRule] = {"seed": seed_widths, "uniform": uniform_widths, "cost_only": cost_only_widths}
-CONTROLS = (*WIDTH_RULES, "random")
+WIDTH_RULES: dict[str, WidthRule] = {"uniform": uniform_widths, "cost_only": cost_only_widths, "seed_alone": seed_widths}
+CONTROLS = ("uniform", "cost_only", "random", "twins", "seed_alone")

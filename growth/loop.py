@@ -50,6 +50,7 @@ from growth.training import (
     settle_norms,
     size,
 )
+from growth.twins import twin
 
 
 class Growth:
@@ -109,7 +110,7 @@ class Growth:
         while self._another_round():
             number = len(self.rounds) + 1
             if self._proposal is None:
-                yield self._split(number)
+                yield self._split(number) if self.config.planned_widths is None else self._follow_plan(number)
             yield from self._train(number, until=steps * (number + 1))
             yield self._check()
         yield from self._train(self.config.rounds + 1, until=self.total_steps if self.config.compute_limit_macs is None else math.inf)
@@ -157,6 +158,38 @@ class Growth:
             channels_negative=sum(int((gain > 0).sum()) for gain in gains),
             gap=selection.gap,
             reason=rounds.reason(gains, selection, wiring, largest, limit),
+        )
+        return Scored(number, time.monotonic() - started, self._proposal)
+
+    def _follow_plan(self, number: int) -> Scored:
+        """Widen to the planned widths by exact twins: no score, no new function, no roll-back."""
+        started, config, wiring, cost_before = time.monotonic(), self.config, self.graph.wiring, self._cost()
+        assert config.planned_widths is not None
+        loss_before = self._settled(number).loss
+        if number == 1:
+            self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
+        _, fresh = rounds.scoring_batches(self.data.train, config, number)
+        before = self._judge(fresh)
+        *history, widths = config.planned_widths[:number]
+        model, channel_map = twin(self.model, self.graph, self.seed_widths, history, widths)
+        optimizer = carry(self.learner.optimizer, self.model, model, channel_map)
+        assert isinstance(optimizer, SGD)
+        self._adopt(Learner(model, optimizer))
+        counts = tuple(after - width for after, width in zip(widths, wiring.widths, strict=True))
+        self._proposal = Proposal(
+            number=number,
+            widths_before=wiring.widths,
+            split_counts=counts,
+            cost_before=cost_before,
+            limit=rounds.round_limit(self._seed_cost(), config, number),
+            predicted_change=0.0,
+            predicted_error=0.0,
+            change_at_split=self._judge(fresh).loss - before.loss,
+            loss_before=loss_before,
+            channels_scored=0,
+            channels_negative=0,
+            gap=0.0,
+            reason=f"planned: {sum(counts)} of {sum(wiring.widths)} channels became exact twins",
         )
         return Scored(number, time.monotonic() - started, self._proposal)
 
@@ -225,6 +258,8 @@ class Growth:
         """A round is open, or there is one to come and compute for it: widths at most double, so MACs at most quadruple."""
         if self._proposal is not None or len(self.rounds) == self.config.rounds:
             return self._proposal is not None
+        if self.config.planned_widths is not None:
+            return True  # no dearer than the run that the plan was taken from
         return self._affords(self._scoring_macs() + (1 + 4) * (self._check_macs() + self.macs * self.config.fresh_samples))
 
     def _affords(self, macs: int) -> bool:

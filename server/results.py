@@ -40,9 +40,10 @@ def get_metrics(
     job: TheJob,
     service: TheService,
     max_points: Annotated[int, Query(ge=2, le=10_000, description="points per curve; extremes are kept")] = 500,
+    run: Annotated[list[str] | None, Query(max_length=200, description="only these runs, such as grown or uniform.1; default: all")] = None,
 ) -> MetricSeries:
     """The curves of a job, thinned to ``max_points`` each."""
-    return MetricSeries.model_validate({"metrics": jobs.metrics(service.db, job.id, max_points)})
+    return MetricSeries.model_validate({"metrics": jobs.metrics(service.db, job.id, max_points, run)})
 
 
 @router.get(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, get_args
+from urllib.parse import urlencode
 
 from costs.families import Network
 from costs.table import UNITS
@@ -19,7 +20,8 @@ from store.spec import ControlName
 from store.views import Artifact, Attempt, Job, Round, TerminalState
 
 TABLE_ROWS = 12  # of the table beside a curve
-RUNS = ("grown", *get_args(ControlName))
+ARMS = ("grown", *get_args(ControlName), "retrained")  # also the names of their runs with the first seed
+CURVE_POINTS = 2000  # of each run in the charts
 CURVES = ("loss", "accuracy", "cost")
 
 
@@ -75,13 +77,23 @@ class Shown:
     artifacts: list[Artifact]
     attempts: list[Attempt]
 
+    @property
+    def seeds(self) -> int:
+        return int(self.job.spec.get("seeds", 1))
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the charts get their curves: those of the first seed, since 20 seeds of 7 arms would be no picture."""
+        query = urlencode([("max_points", CURVE_POINTS), *(("run", arm) for arm in ARMS)])
+        return f"/v1/jobs/{self.job.id}/metrics?{query}"
+
 
 def show(service: Service, job_id: str) -> Shown:
     """Read a job.  UnknownJob if there is none."""
     last_event = jobs.last_seq(service.db)  # first: what comes in between is then seen twice, never missed
     job = jobs.get(service.db, job_id)
     rounds = by_run(jobs.rounds(service.db, job_id))
-    curves = jobs.metrics(service.db, job_id, 500)
+    curves = jobs.metrics(service.db, job_id, 500, ARMS)
     artifacts = jobs.artifacts(service.db, job_id)
     report, no_report = _report(service, job, artifacts)
     return Shown(
@@ -134,9 +146,10 @@ def by_run(rounds: Sequence[Round]) -> list[tuple[str, list[Round]]]:
     return sorted(runs, key=lambda pair: _run_order(pair[0]))
 
 
-def _run_order(run: str) -> tuple[int, str]:
-    """The order in which a job carries them out, as far as it is known."""
-    return (RUNS.index(run) if run in RUNS else len(RUNS), run)
+def _run_order(run: str) -> tuple[int, int, str]:
+    """The order in which a job carries them out, as far as it is known: seed by seed."""
+    arm, _, repeat = run.partition(".")
+    return (int(repeat) if repeat.isdecimal() else 0, ARMS.index(arm) if arm in ARMS else len(ARMS), run)
 
 
 def curve_table(curves: Mapping[str, Mapping[str, Curve]], name: str) -> CurveTable:

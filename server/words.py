@@ -96,7 +96,17 @@ def moment(value: Any) -> str:
 
 
 def run_words(name: str) -> str:
-    return name if name in ("grown", "seed") else name.replace("_", " ") + " (control)"
+    """A run by its arm and, behind a dot, which further seed it has."""
+    arm, _, repeat = name.partition(".")
+    words = arm if arm in ("grown", "seed", "retrained") else arm.replace("_", " ") + " (control)"
+    return f"{words}, repeat {repeat}" if repeat else words
+
+
+def pair_words(pair: Any) -> str:
+    """What the interval of a paired difference in loss says of the first of the two."""
+    if not (_is_number(pair["low"]) and _is_number(pair["high"])):
+        return ABSENT
+    return "better" if pair["high"] < 0 else "worse" if pair["low"] > 0 else "no clear difference"
 
 
 def quantity_words(name: str) -> str:
@@ -131,5 +141,5 @@ def _minus(text: str) -> str:
 FILTERS: dict[str, Callable[..., str]] = {
     "number": number, "plain": plain, "fixed": fixed, "signed": signed, "percent": percent, "scaled": scaled, "bytes": bytes_words,
     "duration": duration, "moment": moment, "quantity": quantity_words, "run_words": run_words, "kind_words": kind_words,
-    "cause_words": cause_words, "phase_words": phase_words,
+    "pair_words": pair_words, "cause_words": cause_words, "phase_words": phase_words,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -57,11 +57,11 @@ def rounds(db: Database, job_id: str) -> list[Round]:
         return [Round(row.run, row.number, row.step, row.payload) for row in session.scalars(query)]
 
 
-def metrics(db: Database, job_id: str, max_points: int = 1000) -> dict[str, dict[str, Curve]]:
-    """The curves of a job, {run: {name: [[step, value], ...]}}.  A curve longer than ``max_points`` keeps its lowest and highest
-    point in each of ``max_points // 2`` equal spans of steps, so that no spike is lost."""
+def metrics(db: Database, job_id: str, max_points: int = 1000, runs: Sequence[str] | None = None) -> dict[str, dict[str, Curve]]:
+    """The curves of a job, {run: {name: [[step, value], ...]}}, of all runs or of those named.  A curve longer than ``max_points``
+    keeps its lowest and highest point in each of ``max_points // 2`` equal spans of steps, so that no spike is lost."""
     key = (MetricRow.run, MetricRow.name)
-    mine = MetricRow.job_id == job_id
+    mine = MetricRow.job_id == job_id if runs is None else and_(MetricRow.job_id == job_id, MetricRow.run.in_(runs))
     extents = select(*key, func.count(), func.min(MetricRow.step), func.max(MetricRow.step)).where(mine).group_by(*key)
     points = select(*key, MetricRow.step, MetricRow.value).where(mine).order_by(*key, MetricRow.step).execution_options(yield_per=5000)
     curves: dict[str, dict[str, Curve]] = {}

@@ -6,7 +6,7 @@ device have a table, is there such a folder, does the budget cover the seed) is 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +15,8 @@ from costs.model import CostName
 
 DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "imagenet", "synthetic"]
 ScorerName = Literal["splitting", "rayleigh", "exact", "random"]
-ControlName = Literal["uniform", "cost_only", "random"]
+ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone"]
+FinalName = Literal["inherit", "retrain", "both"]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -98,7 +99,12 @@ class TrainingSpec(_Spec):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(default=1e-4, ge=0, le=1, description="weight decay of SGD")
     schedule: Literal["one_cycle", "cosine"] = Field(default="one_cycle", description="learning-rate schedule over the whole job")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of everything random")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of everything random, the split of the data included")
+    final: FinalName = Field(
+        default="inherit",
+        description="deliver the grown network's own weights; or its widths trained from scratch with the compute of the whole grown run; "
+        "or the better of both by the loss on the selection images",
+    )
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads for training; part of what makes a run repeatable")
 
 
@@ -111,7 +117,18 @@ class JobSpec(_Spec):
     growth: GrowthSpec = GrowthSpec()
     budget: BudgetSpec
     training: TrainingSpec = TrainingSpec()
-    controls: tuple[ControlName, ...] = Field(default=("uniform", "cost_only", "random"), max_length=3, description="baselines to run")
+    controls: tuple[ControlName, ...] = Field(
+        default=("uniform", "cost_only", "random"),
+        max_length=len(get_args(ControlName)),
+        description="baselines to run with the same budget and the same compute as the grown network",
+    )
+    seeds: int = Field(
+        default=1,
+        ge=1,
+        le=20,
+        description="how often the whole comparison is run, with training.seed and the seeds that follow it; the split of the data stays "
+        "that of training.seed. Two or more give the verdict an interval",
+    )
 
     @model_validator(mode="after")
     def _controls_once(self) -> JobSpec:

@@ -26,10 +26,13 @@ def render(report: Document, where: str | None = None) -> RenderableType:
         cost_table(report),
         agreement(report),
         results_table(report),
+        *([paired_table(report)] if seeds(report) > 1 else []),
         rounds_table(report["rounds"]),
         Panel(Text(str(report["verdict"]["sentence"])), title="Verdict", width=80),
     ]
-    return Group(*parts, *([Text(f"Artifacts: {where}")] if where else []))
+    chosen = report.get("delivered")  # absent from reports of versions before it
+    delivered = [Text(f"network.safetensors holds the {chosen['run']} network: {chosen['why']}")] if chosen else []
+    return Group(*parts, *delivered, *([Text(f"Artifacts: {where}")] if where else []))
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:
@@ -70,17 +73,38 @@ def agreement(report: Document) -> Text:
 
 def results_table(report: Document) -> Table:
     """Seed, grown network and controls side by side; the charged MACs hold training and scoring."""
-    names = ", ".join(name for name, _ in results(report)[2:])
+    names = ", ".join(name.replace("_", " ") for name in report["controls"])
     title = f"Results on the test images{f' (controls: {names})' if names else ''}"
+    if seeds(report) > 1:
+        title += f"; accuracy and loss: mean ± sd over {seeds(report)} seeds, the rest: first seed"
     columns = ("accuracy", "loss", "MACs", "charged MACs", "steps", "seconds")
     table = _table(title, "network", *map(_right, columns))
     for name, result in results(report):
         figures = (
-            _number(result.get("test_accuracy"), ".4f"), _number(result.get("test_loss"), ".4f"), _number(result["macs"], ",.0f"),
-            _number(result["charged_macs"], ".3g"), _number(result["steps"], ",.0f"), _number(result.get("seconds"), ".1f"),
+            _over_seeds(report, name, result, "test_accuracy"), _over_seeds(report, name, result, "test_loss"),
+            _number(result["macs"], ",.0f"), _number(result["charged_macs"], ".3g"), _number(result["steps"], ",.0f"),
+            _number(result.get("seconds"), ".1f"),
         )  # fmt: skip
         table.add_row(name, *figures, style=_style(name))
     return table
+
+
+def paired_table(report: Document) -> Table:
+    """By how much the test loss differs from that of each other arm, seed by seed; below zero is better."""
+    title = "Paired differences in test loss: mean over the seeds, 95 % interval, each seed's difference"
+    table = _table(title, "network", "minus", *map(_right, ("mean", "interval", "sd")), "seeds", "outcome")
+    for name, others in report["paired"].items():
+        for other, pair in others.items():
+            each = " ".join(f"{difference:+.4f}" for difference in pair["differences"])
+            interval = f"[{pair['low']:+.4f}, {pair['high']:+.4f}]"
+            row = (f"{pair['mean']:+.4f}", interval, f"{pair['sd']:.4f}", each, pair_words(pair))
+            table.add_row(name, other.replace("_", " "), *row, style=_style(name))
+    return table
+
+
+def pair_words(pair: Mapping[str, Any]) -> str:
+    """What an interval says of the first of the two."""
+    return "better" if pair["high"] < 0 else "worse" if pair["low"] > 0 else "no clear difference"
 
 
 def rounds_table(rounds: Iterable[Mapping[str, Any]]) -> Table:
@@ -106,9 +130,23 @@ def _outcome(entry: Mapping[str, Any], split: int) -> str:
 
 
 def results(report: Document) -> list[tuple[str, Document]]:
-    """Seed, grown network, and every control, by name."""
+    """Seed, grown network, its widths retrained if that was asked for, and every control, by name; all of the first seed."""
     controls = [(name.replace("_", " "), result) for name, result in report["controls"].items()]
-    return [("seed", report["seed"]), ("grown", report["grown"]), *controls]
+    grown = [(name, report[name]) for name in ("grown", "retrained") if name in report]
+    return [("seed", report["seed"]), *grown, *controls]
+
+
+def seeds(report: Document) -> int:
+    """How many seeds were compared.  Reports of versions before several were possible don't say."""
+    return len(report.get("seeds", [0]))
+
+
+def _over_seeds(report: Document, name: str, result: Document, figure: str) -> str:
+    """Mean and standard deviation over the seeds, where there are several; the seed network has only the first's figures."""
+    found = report.get("arms", {}).get(name.replace(" ", "_"), {}).get(figure)
+    if found is None or found["sd"] is None:
+        return _number(result.get(figure), ".4f")
+    return f"{found['mean']:.4f} ± {found['sd']:.4f}"
 
 
 def cost_words(cost: Mapping[str, Any] | None) -> str:

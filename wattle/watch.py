@@ -115,7 +115,7 @@ def words(job: Document) -> list[str]:
     if progress.get("phase") not in (None, "done"):
         found.append(str(progress["phase"]))
     if (run := progress.get("run")) and progress.get("phase") in TRAINING_PHASES:
-        found.append(run if run == "grown" else f"control {run.replace('_', ' ')}")
+        found.append(run_words(run))
         if progress.get("rounds"):
             found.append(f"round {progress.get('round') or 0}/{progress['rounds']}")
         if progress.get("total_steps"):
@@ -127,6 +127,13 @@ def words(job: Document) -> list[str]:
         limit = f" of {quantity(progress['limit'], progress.get('unit'))}" if progress.get("limit") is not None else ""
         found.append(f"cost {quantity(progress['cost'], None if limit else progress.get('unit'))}{limit}")
     return found
+
+
+def run_words(run: str) -> str:
+    """A run by its arm and, behind a dot, which further seed it has."""
+    arm, _, repeat = run.partition(".")
+    words = arm if arm in ("grown", "retrained") else f"control {arm.replace('_', ' ')}"
+    return f"{words}, repeat {repeat}" if repeat else words
 
 
 def quantity(value: float, unit: str | None) -> str:

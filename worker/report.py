@@ -1,11 +1,11 @@
 """The report of a growth job: seed, grown network and controls side by side, what was promised against what came, and a verdict.
 
-The verdict is computed by one stated rule and says so when growth did not pay.
+``seed``, ``grown``, ``retrained``, ``controls`` and ``rounds`` are those of the first seed; ``arms`` and ``paired`` hold all seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from statistics import fmean
@@ -16,90 +16,112 @@ import torch
 from costs.families import Network
 from costs.model import CostModel, Macs, Parameters
 from costs.shapes import Wiring
-from costs.table import Setting
 from growth.config import GrowthConfig
 from growth.events import Round
-from growth.networks import build
 from growth.preprocessing import FITTING, Preprocessing
-from growth.training import Evaluation, size
-from profiler.anchors import measure_networks
-from profiler.timing import Measurement
+from growth.training import Data, Evaluation, size
 from store.jobs import Job
 from store.spec import JobSpec
-from worker.runs import Trained
+from worker.comparison import GROWN, RETRAINED, arms, run_name
+from worker.latency import Measurements
+from worker.runs import Result
+from worker.verdict import paired, spread, verdict
 
-SECONDS_PER_NETWORK = 2.0
-RULE = (
-    "Growing paid if the grown network's mean cross-entropy on the test images is lower than that of every control. "
-    "All had the same budget and the same compute, scoring included. One seed: no statement about significance."
+_RETRAINED_NOTE = (
+    "the widths that growing found, trained from scratch with the compute of the whole grown run; finding them cost that much again"
 )
 
 Document = dict[str, Any]
+Repeat = Mapping[str, Result]  # one seed's runs by arm
 
 
 @dataclass(frozen=True, slots=True)
-class Measurements:
-    """Measured latencies of whole networks by name, and why the others have none."""
+class Setup:
+    """What a job started from."""
 
-    results: Mapping[str, Measurement]
-    reasons: Mapping[str, str]
-    device: str = ""
-    setting: Setting = Setting()  # noqa: RUF009 - frozen
-
-    def of(self, name: str) -> Document:
-        """The latency of one network, or the reason why there is none."""
-        if name not in self.results:
-            return {"reason": self.reasons[name]}
-        found = self.results[name]
-        numbers = {"median_ms": found.median, "low": found.low, "high": found.high, "unit": "ms", "kind": "measured"}
-        return {**numbers, "repetitions": found.repetitions, "rejected": found.rejected, "device": self.device, **asdict(self.setting)}
+    job: Job
+    spec: JobSpec
+    seed: Network
+    cost_model: CostModel
+    config: GrowthConfig
+    preprocessing: Preprocessing
+    data: Data
 
 
-def measure(networks: Mapping[str, Network], setting: Setting, device: str, should_stop: Callable[[], bool]) -> Measurements:
-    """Measure the networks on this machine, interleaved, so that all meet the same machine.  Weights don't matter for the time."""
-    modules = {name: build(network).eval() for name, network in networks.items()}
-    shape = next(iter(networks.values()))
-    example = torch.randn(setting.batch, shape.in_channels, shape.image_size, shape.image_size)
-    try:
-        session = measure_networks(modules, example, setting, SECONDS_PER_NETWORK * len(modules), should_stop=should_stop)
-    except ValueError as error:  # more threads than cores, say
-        return Measurements({}, dict.fromkeys(networks, str(error)))
-    return Measurements(session.results, {name: str(reason) for name, reason in session.missing.items()}, device, setting)
-
-
-def build_report(
-    job: Job, spec: JobSpec, seed: Network, cost_model: CostModel, config: GrowthConfig, preprocessing: Preprocessing,
-    grown: Trained, controls: Mapping[str, Trained], measured: Measurements,
-) -> Document:  # fmt: skip
+def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measurements) -> Document:
     """Everything there is to say about a finished job, as plain JSON.  Costs carry unit and kind; losses are in nats."""
-
-    def result(name: str, run: Trained) -> Document:
-        network = run.growth.network
-        parts = {**_network(network, cost_model), "measured_latency": measured.of(name), **_scores(run.finished.test)}
-        spent = {"charged_macs": run.finished.charged_macs, "steps": run.finished.steps, "seconds": run.seconds}
-        return {**parts, "selection_loss": run.finished.selection.loss, **spent}
-
-    results = {"grown": result("grown", grown), **{name: result(name, run) for name, run in controls.items()}}
-    seed_result = {**_seed(seed, grown, config, cost_model), "measured_latency": measured.of("seed")}
+    spec, cost_model, first = setup.spec, setup.cost_model, repeats[0]
+    results = {arm: _result(arm, run, cost_model, measured) for arm, run in first.items()}
+    seed = {**_seed(setup, first[GROWN]), "measured_latency": measured.of(setup.seed)}
+    later = {run_name(arm, number): run for number, repeat in enumerate(repeats) for arm, run in repeat.items() if number}
+    networks = {"seed": seed, **results, **{name: _priced(run.network, cost_model, measured) for name, run in later.items()}}
     return {
-        "job": job.id,
+        "job": setup.job.id,
         "name": spec.name,
         "device": spec.budget.device,
         "budget": {**spec.budget.model_dump(), "unit": cost_model.unit},
-        "seed": seed_result,
-        "grown": results["grown"],
-        "controls": {name: results[name] for name in controls},
-        "rounds": [_round(taken) for taken in grown.growth.rounds],
-        "control_rounds": {name: [_round(taken) for taken in run.growth.rounds] for name, run in controls.items()},
-        "verdict": verdict(results, spec.budget.limit, cost_model.unit if spec.budget.cost == "latency_ms" else None),
-        "predicted_versus_measured": predicted_versus_measured({"seed": seed_result, **results}, spec.budget.cost),
-        "config": asdict(config),
-        "input": _input(preprocessing),
-        "class_names": list(preprocessing.class_names),
-        "samples": {name: size(getattr(grown.growth.data, name)) for name in ("train", "selection", "test")},
+        "seeds": [setup.config.seed + number for number in range(len(repeats))],
+        "seed": seed,
+        GROWN: results[GROWN],
+        **({RETRAINED: results[RETRAINED]} if RETRAINED in results else {}),
+        "controls": {name: results[name] for name in spec.controls},
+        "arms": {arm: _arm([repeat[arm] for repeat in repeats], cost_model, measured) for arm in arms(spec)},
+        "paired": _paired(repeats, spec),
+        "rounds": [_round(taken) for taken in first[GROWN].rounds],
+        "control_rounds": {name: [_round(taken) for taken in first[name].rounds] for name in spec.controls},
+        "repeat_rounds": {name: [_round(taken) for taken in run.rounds] for name, run in later.items() if run.rounds},
+        "verdict": _verdict(setup, repeats, results[GROWN]),
+        "delivered": delivered,
+        "predicted_versus_measured": predicted_versus_measured(networks, spec.budget.cost),
+        "config": asdict(setup.config),
+        "input": _input(setup.preprocessing),
+        "class_names": list(setup.preprocessing.class_names),
+        "samples": {name: size(getattr(setup.data, name)) for name in ("train", "selection", "test")},
         "torch": torch.__version__,
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _result(arm: str, run: Result, cost_model: CostModel, measured: Measurements) -> Document:
+    """One run of the first seed, in full."""
+    parts = {**_priced(run.network, cost_model, measured), **_scores(run.finished.test), "selection_loss": run.finished.selection.loss}
+    spent = {"charged_macs": run.finished.charged_macs, "steps": run.finished.steps, "seconds": run.seconds}
+    return {**parts, **spent, **({"note": _RETRAINED_NOTE} if arm == RETRAINED else {})}
+
+
+def _arm(runs: Sequence[Result], cost_model: CostModel, measured: Measurements) -> Document:
+    """One arm over all seeds: lists have one entry per seed."""
+    return {
+        "test_loss": spread([run.finished.test.loss for run in runs]),
+        "test_accuracy": spread([run.finished.test.accuracy for run in runs]),
+        "selection_loss": spread([run.finished.selection.loss for run in runs]),
+        "widths": [list(run.network.widths) for run in runs],
+        "predicted_cost": [cost_model.network(run.network.wiring().shapes()).value for run in runs],
+        "measured_latency": [measured.of(run.network) for run in runs],
+        "charged_macs": [run.finished.charged_macs for run in runs],
+    }
+
+
+def _losses(repeats: Sequence[Repeat], arm: str) -> list[float]:
+    return [repeat[arm].finished.test.loss for repeat in repeats]
+
+
+def _paired(repeats: Sequence[Repeat], spec: JobSpec) -> Document:
+    """Differences in test loss, by the arm whose they are and the arm that is subtracted."""
+    ours = [arm for arm in arms(spec) if arm in (GROWN, RETRAINED)]
+    return {
+        arm: {other: paired(_losses(repeats, arm), _losses(repeats, other)).document() for other in arms(spec) if other not in (arm, GROWN)}
+        for arm in ours
+    }
+
+
+def _verdict(setup: Setup, repeats: Sequence[Repeat], grown: Document) -> Document:
+    """By the rule over all seeds; what is said of the budget is said of the first seed's grown network."""
+    found = verdict(_losses(repeats, GROWN), {name: _losses(repeats, name) for name in setup.spec.controls})
+    means = {arm: fmean(_losses(repeats, arm)) for arm in arms(setup.spec)}
+    unit = setup.cost_model.unit if setup.spec.budget.cost == "latency_ms" else None
+    words = budget_words(grown["measured_latency"], setup.spec.budget.limit, unit)
+    return {**found, "best": min(means, key=lambda arm: means[arm]), "sentence": f"{found['sentence']} {words}".strip()}
 
 
 def _input(preprocessing: Preprocessing) -> Document:
@@ -108,13 +130,17 @@ def _input(preprocessing: Preprocessing) -> Document:
     return {**shape, "range": [0, 1], "mean": list(preprocessing.mean), "std": list(preprocessing.std)}
 
 
-def _seed(seed: Network, grown: Trained, config: GrowthConfig, cost_model: CostModel) -> Document:
+def _seed(setup: Setup, grown: Result) -> Document:
     """The seed network at the end of its own stage: where growth started, in the middle of the schedule; not a control."""
-    document = _network(seed, cost_model)
-    batch = min(config.batch_size, size(grown.growth.data.train))
+    config, document = setup.config, _network(setup.seed, setup.cost_model)
+    batch = min(config.batch_size, size(setup.data.train))
     trained = {"charged_macs": 3 * document["macs"] * batch * config.steps_per_round, "steps": config.steps_per_round}
     scores = _scores(grown.finished.seed) if grown.finished.seed is not None else {}
     return {**document, **scores, **trained, "note": "at the end of its own stage, in the middle of the schedule; not a control"}
+
+
+def _priced(network: Network, cost_model: CostModel, measured: Measurements) -> Document:
+    return {**_network(network, cost_model), "measured_latency": measured.of(network)}
 
 
 def _network(network: Network, cost_model: CostModel) -> Document:
@@ -147,56 +173,25 @@ def _round(taken: Round) -> Document:
     return {**asdict(taken), "realised_change": taken.loss_after - taken.loss_before}
 
 
-def verdict(results: Mapping[str, Document], limit: float, latency_unit: str | None) -> Document:
-    """Did growing pay?  By ``RULE``, in numbers and in a sentence.  ``latency_unit`` is None where latency is not what is limited."""
-    grown, controls = results["grown"]["test_loss"], {name: r["test_loss"] for name, r in results.items() if name != "grown"}
-    better_than = sorted(name for name, loss in controls.items() if grown < loss)
-    best = min(results, key=lambda name: (results[name]["test_loss"], name != "grown"))
-    paid = len(better_than) == len(controls) if controls else None
-    return {
-        "paid": paid,
-        "best": best,
-        "better_than": better_than,
-        "not_better_than": sorted(set(controls) - set(better_than)),
-        "rule": RULE,
-        "sentence": f"{_paid_words(paid, grown, controls)} {_budget_words(results['grown'], limit, latency_unit)}".strip(),
-    }
-
-
-def _paid_words(paid: bool | None, grown: float, controls: Mapping[str, float]) -> str:
-    if paid is None:
-        return f"The grown network's test loss is {grown:.4f}. No control was run, so whether growing paid is not known."
-    ranked = sorted(controls, key=lambda name: controls[name])
-    listed = ", ".join(f"{name} {controls[name]:.4f}" for name in ranked)
-    caution = "One seed: not a significance statement."
-    if paid:
-        claim = f"Growing paid: its test loss of {grown:.4f} is lower than that of every control"
-        return f"{claim} with the same budget and compute ({listed}). {caution}"
-    better = [name for name in ranked if controls[name] <= grown]
-    return (
-        f"Growing did not pay: {' and '.join(better)} did no worse with the same budget and compute "
-        f"(test loss {grown:.4f}; controls: {listed}). {caution}"
-    )
-
-
-def _budget_words(grown: Document, limit: float, latency_unit: str | None) -> str:
-    latency = grown["measured_latency"]
-    if latency_unit is None or "median_ms" not in latency:
+def budget_words(latency: Document, limit: float, unit: str | None) -> str:
+    """What the grown network takes on the device.  ``unit`` is None where latency is not what is limited."""
+    if unit is None or "median_ms" not in latency:
         return ""
-    measured = f"Measured, the grown network takes {latency['median_ms']:.4g} {latency_unit} [{latency['low']:.4g}, {latency['high']:.4g}]"
+    measured = f"Measured, the grown network takes {latency['median_ms']:.4g} {unit} [{latency['low']:.4g}, {latency['high']:.4g}]"
     if latency["low"] > limit:
-        return f"{measured}, {100 * (latency['median_ms'] / limit - 1):.1f} % over the limit of {limit:g} {latency_unit}."
-    return f"{measured}; the limit is {limit:g} {latency_unit}."
+        return f"{measured}, {100 * (latency['median_ms'] / limit - 1):.1f} % over the limit of {limit:g} {unit}."
+    return f"{measured}; the limit is {limit:g} {unit}."
 
 
 def predicted_versus_measured(results: Mapping[str, Document], cost: str) -> Document:
-    """How far the predicted latency of each whole network is from the measured one."""
+    """How far the predicted latency of each whole network is from the measured one; equal widths count once, under their first name."""
     if cost != "latency_ms":
         return {"reason": f"the budget is in {cost}; nothing was predicted in milliseconds"}
+    distinct = {tuple(result["widths"]): name for name, result in reversed(list(results.items()))}
     pairs = {
         name: (result["predicted_cost"]["value"], result["measured_latency"]["median_ms"])
         for name, result in results.items()
-        if "median_ms" in result["measured_latency"]
+        if name == distinct[tuple(result["widths"])] and "median_ms" in result["measured_latency"]
     }
     if not pairs:
         return {"reason": next(iter(results.values()))["measured_latency"]["reason"]}

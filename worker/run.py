@@ -13,7 +13,6 @@ from costs.families import Network
 from costs.table import CostTable, Setting
 from growth.checkpoint import save_network
 from growth.config import GrowthConfig
-from growth.controls import control
 from growth.preprocessing import Preprocessing
 from growth.training import Data, size
 from store import devices, jobs
@@ -22,9 +21,12 @@ from store.database import Database
 from store.spec import JobSpec
 from worker import data
 from worker.attempt import Attempt, Reporter
+from worker.comparison import compare, run_names
+from worker.latency import Measurements, measure
 from worker.profile_run import run_profile
-from worker.report import Measurements, build_report, measure
-from worker.runs import Runs, Trained
+from worker.report import Setup, build_report
+from worker.runs import Result, Runs, Trained
+from worker.verdict import delivered
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ def run_attempt(attempt: Attempt) -> None:
 
 
 def run_growth(attempt: Attempt) -> None:
-    """Train, score and grow; then the controls; then say what it costs and whether it paid."""
+    """Train, score and grow; then the controls; all of it again with each further seed; then say what it costs and whether it paid."""
     spec = JobSpec.model_validate(attempt.lease.job.spec)
     reporter = Reporter(attempt)
     reporter.tell({"phase": "loading"}, at_once=True)
@@ -49,18 +51,24 @@ def run_growth(attempt: Attempt) -> None:
     config = growth_config(spec, sets)
     attempt.stop_if_asked()
 
-    runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, ("grown", *spec.controls))
-    grown = runs.train("grown", admitted.network, config)
-    controls: dict[str, Trained] = {
-        name: runs.train(name, *control(name, admitted.network, grown.growth, prices, config)) for name in spec.controls
-    }  # fmt: skip
+    runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, run_names(spec))
+    first, *later = range(spec.seeds)
+    trained = compare(runs, spec, first, admitted.network, prices, config)
+    repeats = [_results(trained)]
+    repeats += [_results(compare(runs, spec, repeat, admitted.network, prices, config)) for repeat in later]
 
-    networks = {"seed": admitted.network, **{name: run.growth.network for name, run in {"grown": grown, **controls}.items()}}
+    networks = [admitted.network, *(run.network for repeat in repeats for run in repeat.values())]
     measured = _measure(attempt, reporter, spec, admitted.setting, networks)
     reporter.tell({"phase": "report"}, at_once=True)
-    report = build_report(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, grown, controls, measured)
-    _publish(attempt, spec, grown, preprocessing, report)
+    chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
+    setup = Setup(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, sets)
+    _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured))
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0}, at_once=True)
+
+
+def _results(trained: dict[str, Trained]) -> dict[str, Result]:
+    """Without the weights, of which only the first seed's are delivered: those of all seeds need not fit in memory."""
+    return {arm: run.result for arm, run in trained.items()}
 
 
 def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
@@ -114,21 +122,20 @@ def _table_of_first_attempt(attempt: Attempt) -> LoadTable:
     return load
 
 
-def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, networks: dict[str, Network]) -> Measurements:
+def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, networks: list[Network]) -> Measurements:
     """The latency of all networks of the report, where this worker is the device they are for."""
     if spec.budget.device != attempt.device:
-        reason = f"the job ran on {attempt.device}, not on {spec.budget.device}"
-        return Measurements({}, dict.fromkeys(networks, reason))
+        return Measurements.none(networks, f"the job ran on {attempt.device}, not on {spec.budget.device}")
     reporter.tell({"phase": "measuring"}, at_once=True)
     measured = measure(networks, setting, attempt.device, attempt.asked_to_stop)
     attempt.stop_if_asked()
     return measured
 
 
-def _publish(attempt: Attempt, spec: JobSpec, grown: Trained, preprocessing: Preprocessing, report: dict[str, object]) -> None:
+def _publish(attempt: Attempt, spec: JobSpec, run: Trained, preprocessing: Preprocessing, report: dict[str, object]) -> None:
     with tempfile.TemporaryDirectory(dir=attempt.settings.data_dir) as folder:
         path = Path(folder, "network.safetensors")
-        save_network(path, grown.growth.network, grown.growth.model, preprocessing)
+        save_network(path, run.growth.network, run.growth.model, preprocessing)
         attempt.publish(path.name, path.read_bytes(), "application/octet-stream")
     attempt.publish("spec.json", spec.model_dump_json(indent=2).encode(), "application/json")
     attempt.publish("report.json", json.dumps(report, indent=2, allow_nan=False).encode(), "application/json")

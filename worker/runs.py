@@ -30,12 +30,27 @@ TRAINING_SHARE = 0.97  # of a job; the rest is measuring and the report
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """What is left of a finished run without its weights.  ``seconds`` is wall-clock time over all attempts, without what a crash
+    threw away."""
+
+    network: Network
+    rounds: tuple[Round, ...]
+    finished: Finished
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished run.  ``seconds`` is wall-clock time over all attempts, without what a crash threw away."""
+    """A finished run."""
 
     growth: Growth
     finished: Finished
     seconds: float
+
+    @property
+    def result(self) -> Result:
+        return Result(self.growth.network, tuple(self.growth.rounds), self.finished, self.seconds)
 
 
 @dataclass(slots=True)

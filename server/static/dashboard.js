@@ -107,13 +107,15 @@
 
   /* ---- curves ---- */
 
-  const DASHES = { grown: [], uniform: [7, 4], cost_only: [2, 3], random: [9, 3, 2, 3] };
+  const DASHES = {
+    grown: [], uniform: [7, 4], cost_only: [2, 3], random: [9, 3, 2, 3], twins: [5, 2], seed_alone: [12, 3], retrained: [12, 3, 3, 3],
+  };
   const charts = new Map(); // element -> {plot, zoomed}
   let metrics = null;
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const runColour = (run) => colour(`run-${run}`) || colour("run-other");
-  const runTitle = (run) => (run === "grown" ? run : `${run.replaceAll("_", " ")} (control)`);
+  const runTitle = (run) => (run === "grown" || run === "retrained" ? run : `${run.replaceAll("_", " ")} (control)`);
   const place = (run) => (Object.keys(DASHES).indexOf(run) + 1 || 99) - 1; // the order in which runs are carried out
 
   async function refreshCurves() {

@@ -150,6 +150,41 @@ def report(job_id: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+ARMS = ("grown", "uniform", "cost_only", "random", "twins", "seed_alone", "retrained")
+SEEDS = 20
+
+
+def report_of_seeds(job_id: str) -> dict[str, Any]:
+    """As large as they come: every control, the widths retrained, the most seeds that a spec may ask for."""
+    one = report(job_id)
+    numbers = [0.0931 + 0.001 * number for number in range(SEEDS)]
+    spread = {name: {"mean": 0.1026, "sd": 0.0059, "values": numbers} for name in ("test_loss", "test_accuracy", "selection_loss")}
+    pair = {"differences": [-0.0211] * SEEDS, "mean": -0.0211, "sd": 0.0102, "low": -0.0259, "high": -0.0163, "confidence": 0.95}
+    other = result(SEED_WIDTHS, 1.13, 0.31)
+    return {
+        **one,
+        "seeds": list(range(SEEDS)),
+        "retrained": {**one["grown"], "note": "the widths that growing found, trained from scratch; finding them cost that much again"},
+        "controls": {**one["controls"], "twins": one["grown"], "seed_alone": other},
+        "arms": dict.fromkeys(ARMS, spread),
+        "paired": {arm: {name: pair for name in ARMS[1:] if name != arm} for arm in ("grown", "retrained")},
+        "delivered": {"run": "retrained", "why": "training.final is both: it has the lower loss on the selection images"},
+    }
+
+
+def job_over_seeds(db: Database, settings: Settings) -> Lease:
+    spec = {**SPEC, "controls": list(ARMS[1:-1]), "seeds": SEEDS, "training": {**SPEC["training"], "final": "both"}}
+    lease, store = claimed(db, "seeds", spec=spec), ArtifactStore(settings.artifact_dir)
+    train(db, lease, ARMS)
+    for number in range(1, SEEDS):
+        jobs.record(db, lease, None, [*points(f"grown.{number}", 1, 40), Metric(f"grown.{number}", "cost", 0, 1.13)])
+        jobs.add_round(db, lease, f"grown.{number}", 1, growth_round(1, f"grown.{number}"), step=90)
+    jobs.add_artifact(db, lease, "report.json", *store.put_bytes(json.dumps(report_of_seeds(lease.job.id)).encode()), "application/json")
+    jobs.record(db, lease, progress(f"retrained.{SEEDS - 1}", STEPS, 1.0, phase="done", eta_seconds=0.0))
+    jobs.finish(db, lease, "succeeded")
+    return lease
+
+
 def running_job(db: Database, name: str = "digits") -> Lease:
     lease = claimed(db, name)
     jobs.record(db, lease, progress("grown", 200, 0.1), [*points("grown", 1, 200), Metric("grown", "cost", 0, 1.13)])
@@ -245,6 +280,12 @@ def done(server: Site) -> str:
 
 
 @pytest.fixture(scope="module")
+def over_seeds(server: Site) -> str:
+    """Id of a job that has succeeded, with a report over many seeds."""
+    return job_over_seeds(server.db, server.settings).job.id
+
+
+@pytest.fixture(scope="module")
 def going(server: Site) -> str:
     """Id of a job that runs."""
     return running_job(server.db).job.id
@@ -299,6 +340,15 @@ def test_report_and_curves_are_shown(browser: Any, site: Site, done: str) -> Non
     smooth = drawing(page, "loss")
     page.uncheck("#smooth")
     page.wait_for_function(f"before => ({DRAWING})('loss') !== before", arg=smooth)
+
+
+def test_charts_show_the_first_of_many_seeds(browser: Any, site: Site, over_seeds: str) -> None:
+    page = open_page(browser, site, f"/jobs/{over_seeds}")
+    page.wait_for_selector("[data-curve=cost] canvas")
+    legend = text(page, "[data-curve=loss] .u-legend")
+    assert all(word in legend for word in ("grown", "twins (control)", "seed alone (control)", "retrained"))
+    assert "repeat" not in legend
+    assert page.eval_on_selector_all(".paired tbody tr", "rows => rows.length") == 11
 
 
 def test_page_follows_the_job_without_reload(browser: Any, site: Site) -> None:
@@ -388,9 +438,11 @@ def test_without_script_everything_but_the_drawings_is_there(browser: Any, site:
 
 @pytest.mark.parametrize("width", [400, 700, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_cut_off_and_all_text_has_contrast(width: int, scheme: str, browser: Any, site: Site, done: str, going: str) -> None:
+def test_nothing_is_cut_off_and_all_text_has_contrast(
+    width: int, scheme: str, browser: Any, site: Site, done: str, going: str, over_seeds: str
+) -> None:
     page = open_page(browser, site, "/", viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for path in (f"/jobs/{done}", f"/jobs/{going}", "/devices", "/"):
+    for path in (f"/jobs/{done}", f"/jobs/{over_seeds}", f"/jobs/{going}", "/devices", "/"):
         page.goto(site.url + path)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert page.evaluate(_LOW_CONTRAST) == [], path
@@ -421,8 +473,9 @@ _LOW_CONTRAST = """() => {
 }"""
 
 
-def test_landmarks_names_and_order(browser: Any, site: Site, done: str) -> None:
-    page = open_page(browser, site, f"/jobs/{done}")
+@pytest.mark.parametrize("kind", ["done", "over_seeds"])
+def test_landmarks_names_and_order(browser: Any, site: Site, kind: str, request: pytest.FixtureRequest) -> None:
+    page = open_page(browser, site, f"/jobs/{request.getfixturevalue(kind)}")
     assert page.get_attribute("html", "lang") == "en"
     for role in ("banner", "main", "contentinfo"):
         assert page.get_by_role(role).count() == 1

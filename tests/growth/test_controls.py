@@ -12,7 +12,7 @@ from costs.model import Cost, CostModel, Macs, Parameters
 from costs.shapes import LayerShape
 from costs.table import NoCost
 from growth.config import GrowthConfig
-from growth.controls import CONTROLS, WIDTH_RULES, control, uniform_widths
+from growth.controls import CONTROLS, WIDTH_RULES, control, retrained, uniform_widths
 from growth.loop import Growth
 from growth.training import Data
 
@@ -59,8 +59,37 @@ def test_the_random_control_trains_longer_for_what_scoring_would_cost(main: Grow
     assert growth.step > CONFIG.growth_steps + CONFIG.final_steps
 
 
+def bright_or_dark(count: int, seed: int) -> TensorDataset:
+    """Images whose class shows: growth is kept, not rolled back."""
+    pixels, classes = images(count, seed).tensors
+    return TensorDataset(pixels + classes.view(-1, 1, 1, 1), classes)
+
+
+def test_twins_have_the_main_runs_widths_round_by_round() -> None:
+    data, longer = Data(*(bright_or_dark(count, seed) for seed, count in enumerate((60, 20, 20)))), replace(CONFIG, steps_per_round=12)
+    main = Growth.start(SEED, data, Macs(), longer)
+    list(main.events())
+    network, config = control("twins", SEED, main, Macs(), longer)
+    growth = Growth.start(network, data, Macs(), config)
+    list(growth.events())
+    assert [taken.widths_after for taken in growth.rounds] == [taken.widths_after for taken in main.rounds]
+    assert growth.network == main.network
+    assert len({SEED.widths, *(taken.widths_after for taken in main.rounds)}) == 3  # both rounds grew, and were kept
+    assert [taken.change_at_split for taken in growth.rounds] == pytest.approx([0, 0], abs=1e-6)
+    assert not any(taken.rolled_back or taken.channels_scored for taken in growth.rounds)
+    assert growth.step >= main.step
+
+
+def test_retrained_has_the_widths_found_and_the_compute_of_the_whole_run(main: Growth) -> None:
+    network, config = retrained(main, CONFIG)
+    growth = Growth.start(network, DATA, Macs(), config)
+    list(growth.events())
+    assert (growth.network, growth.rounds) == (main.network, [])
+    assert main.charged_macs - 3 * growth.macs * CONFIG.batch_size < growth.charged_macs <= main.charged_macs
+
+
 def test_an_unknown_control_is_refused(main: Growth) -> None:
-    with pytest.raises(ValueError, match="control is 'magic'; choose one of seed, uniform, cost_only, random"):
+    with pytest.raises(ValueError, match="control is 'magic'; choose one of uniform, cost_only, random, twins, seed_alone"):
         control("magic", SEED, main, Macs(), CONFIG)
 
 
@@ -73,7 +102,7 @@ def test_widths_lie_between_the_seed_and_its_largest_growth(name: str, cost_mode
     widths = WIDTH_RULES[name](wiring, cost_model, replace(CONFIG, limit=limit))
     assert cost_model.network(wiring.shapes(widths)).value <= limit
     assert all(low <= width <= 4 * low for low, width in zip(wiring.widths, widths, strict=True))
-    if factor == 1000 and name != "seed":
+    if factor == 1000 and name != "seed_alone":
         assert widths == (16, 24)
 
 

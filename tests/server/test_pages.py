@@ -42,6 +42,23 @@ REPORT: dict[str, Any] = {
     "predicted_versus_measured": {"reason": "the budget is in macs; nothing was predicted in milliseconds"},
     "samples": {"test": 360}, "torch": "2.14.1", "written_at": "2026-07-11T14:03:22+00:00",
 }  # fmt: skip
+SPREAD = {
+    "test_loss": {"mean": 0.21, "sd": 0.0123, "values": [0.2, 0.22]},
+    "test_accuracy": {"mean": 0.958, "sd": 0.004, "values": [0.961, 0.955]},
+}
+PAIR = {"differences": [-0.01, -0.03], "mean": -0.02, "sd": 0.0141, "low": -0.1471, "high": 0.1071, "confidence": 0.95}
+REPORT_OF_SEEDS: dict[str, Any] = {
+    **REPORT,
+    "seeds": [0, 1],
+    "retrained": {**RESULT, "note": "the widths that growing found, trained from scratch"},
+    "controls": {"uniform": RESULT, "twins": RESULT},
+    "arms": {"grown": SPREAD, "retrained": SPREAD, "uniform": SPREAD, "twins": SPREAD},
+    "paired": {
+        "grown": {"uniform": PAIR, "twins": {**PAIR, "high": -0.0101}, "retrained": {**PAIR, "low": 0.0012, "high": 0.2}},
+        "retrained": {"uniform": PAIR, "twins": PAIR},
+    },
+    "delivered": {"run": "retrained", "why": "it has the lower loss on the selection images (grown 0.3000, retrained 0.2000)"},
+}
 ROUND: dict[str, Any] = {
     "number": 1, "widths_before": [4, 6, 8], "widths_after": [4, 9, 8], "split_counts": [0, 3, 0], "cost_before": COST, "cost_after": COST,
     "limit": 35_000.0, "predicted_change": -0.031, "predicted_error": 0.0042, "change_at_split": -0.027, "loss_before": 0.61,
@@ -226,6 +243,35 @@ def test_succeeded(read: Callable[..., str], claimed: Callable[..., Lease], db: 
         assert part in shown, part
 
 
+def test_succeeded_over_seeds(read: Callable[..., str], claimed: Callable[..., Lease], db: Database, settings: Settings) -> None:
+    lease, store = claimed(seeds=2, controls=["uniform", "twins"]), ArtifactStore(settings.artifact_dir)
+    jobs.add_artifact(db, lease, "report.json", *store.put_bytes(json.dumps(REPORT_OF_SEEDS).encode()), "application/json")
+    runs = [f"{arm}{repeat}" for repeat in ("", ".1") for arm in ("grown", "uniform", "twins", "retrained")]
+    jobs.record(db, lease, {"run": "retrained.1"}, [Metric(run, "loss", step, 0.5) for run in runs for step in (0, 40, 80)])
+    for run in ("grown", "grown.1", "twins.1"):
+        jobs.add_round(db, lease, run, 1, ROUND, step=60)
+    jobs.finish(db, lease, "succeeded")
+    shown = read(f"/jobs/{lease.job.id}")
+    for part in (
+        "0.2100 ± 0.0123 nats", "95.8 ± 0.4 %", "mean ± sd over 2 seeds", "Paired differences in test loss",
+        "grown uniform (control) −0.0200 [−0.1471, +0.1071] 0.0141 no clear difference −0.0100 −0.0300",
+        "grown twins (control) −0.0200 [−0.1471, −0.0101] 0.0141 better", "grown retrained −0.0200 [+0.0012, +0.2000] 0.0141 worse",
+        "holds the retrained network of the first seed: it has the lower loss on the selection images",
+        "the widths that growing found, trained from scratch", "Runs of the first of 2 seeds",
+        "Rounds with the other seeds grown, repeat 1", "twins (control), repeat 1",
+        "Step grown uniform (control) twins (control) retrained 0 ",
+    ):  # fmt: skip
+        assert part in shown, part
+
+
+def test_training_with_a_further_seed(read: Callable[..., str], claimed: Callable[..., Lease], db: Database) -> None:
+    lease = claimed(seeds=3)
+    jobs.record(db, lease, {"phase": "training", "run": "uniform.2", "runs": 12}, [Metric("uniform.2", "loss", 1, 0.5)])
+    shown = read(f"/jobs/{lease.job.id}")
+    assert "Training the uniform (control), repeat 2 network" in shown
+    assert "one of 12 runs" in shown
+
+
 def test_report_whose_file_is_gone(read: Callable[..., str], claimed: Callable[..., Lease], db: Database) -> None:
     lease = claimed()
     jobs.add_artifact(db, lease, "report.json", "0" * 64, 3, "application/json")
@@ -334,6 +380,8 @@ def test_our_static_files_load_nothing_from_elsewhere(name: str) -> None:
         (words.duration(9.64), "9.6 s"), (words.duration(200), "3 min 20 s"), (words.duration(7500), "2 h 5 min"),
         (words.duration(60), "1 min"),
         (words.duration(3600 * 76), "3 d 4 h"), (words.duration(None), "–"), (words.run_words("cost_only"), "cost only (control)"),
+        (words.run_words("retrained"), "retrained"), (words.run_words("grown.3"), "grown, repeat 3"),
+        (words.run_words("seed_alone.1"), "seed alone (control), repeat 1"),
         (words.kind_words("calibrated_sum"), "calibrated sum"), (words.kind_words("estimated:power_x_time"), "estimated: power × time"),
     ],
 )  # fmt: skip

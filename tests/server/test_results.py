@@ -56,6 +56,14 @@ def test_metrics_are_thinned_and_keep_extremes(client: TestClient, lease: Lease,
     assert client.get(f"{url}?max_points=1").status_code == 422
 
 
+def test_metrics_of_some_runs(client: TestClient, lease: Lease, db: Database) -> None:
+    jobs.record(db, lease, None, [Metric(run, "loss", step, 0.5) for run in ("grown", "uniform", "grown.1") for step in range(5)])
+    url = f"/v1/jobs/{lease.job.id}/metrics"
+    assert set(client.get(url).json()["metrics"]) == {"grown", "uniform", "grown.1"}
+    found = client.get(f"{url}?run=grown&run=grown.1&run=none").json()["metrics"]
+    assert {run: len(curves["loss"]) for run, curves in found.items()} == {"grown": 5, "grown.1": 5}
+
+
 def test_log_by_byte_offset(client: TestClient, lease: Lease, settings: Settings) -> None:
     url = f"/v1/jobs/{lease.job.id}/log"
     empty = client.get(url)

@@ -58,3 +58,38 @@ def test_round_without_a_split_says_why(report: dict[str, Any]) -> None:
 def test_a_cost_is_never_shown_without_its_unit() -> None:
     assert cost_words({"value": 154_512, "unit": "MACs", "kind": "exact", "low": None, "high": None}) == "154,512 MACs"
     assert cost_words(None) == "–"
+
+
+def of_seeds(report: dict[str, Any]) -> dict[str, Any]:
+    """The report as a job with three seeds writes it."""
+    spread = {"test_loss": {"mean": 0.21, "sd": 0.0123, "values": []}, "test_accuracy": {"mean": 0.958, "sd": 0.004, "values": []}}
+    pair = {"differences": [-0.01, -0.03, 0.0], "mean": -0.0133, "sd": 0.0153, "low": -0.0513, "high": 0.0247, "confidence": 0.95}
+    return {
+        **report,
+        "seeds": [0, 1, 2],
+        "retrained": {**report["grown"], "test_loss": 0.17},
+        "arms": dict.fromkeys(("grown", "retrained", "uniform", "cost_only"), spread),
+        "paired": {"grown": {"uniform": pair, "cost_only": {**pair, "low": 0.001}}, "retrained": {"uniform": {**pair, "high": -0.001}}},
+        "delivered": {"run": "retrained", "why": "training.final is retrain"},
+    }
+
+
+def test_seeds_are_shown_with_scatter_and_intervals(report: dict[str, Any]) -> None:
+    shown = text_of(render(of_seeds(report)))
+    assert "accuracy and loss: mean ± sd over 3 seeds" in " ".join(shown.split())
+    assert shown.count("0.2100 ± 0.0123") == 4
+    assert "0.9580 ± 0.0040" in shown
+    assert "[-0.0513, +0.0247]" in shown
+    assert "-0.0100 -0.0300 +0.0000" in shown
+    assert [line.strip().split("  ")[-1].strip() for line in shown.splitlines() if "[-0.0513" in line or "[+0.0010" in line] == [
+        "no clear difference", "worse", "better",
+    ]  # fmt: skip
+    assert "network.safetensors holds the retrained network: training.final is retrain" in shown
+
+
+def test_one_seed_shows_no_scatter(report: dict[str, Any]) -> None:
+    spread = {name: {"mean": 0.2, "sd": None, "values": [0.2], "reason": "one seed"} for name in ("test_loss", "test_accuracy")}
+    report |= {"seeds": [0], "arms": dict.fromkeys(("grown", "uniform", "cost_only"), spread), "paired": {"grown": {"uniform": {}}}}
+    shown = text_of(render(report))
+    assert "Paired" not in shown
+    assert "±" not in shown.partition("Growth rounds")[0]

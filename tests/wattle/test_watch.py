@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from wattle.client import Event
-from wattle.watch import LineView, apply, picture, words
+from wattle.watch import LineView, apply, picture, run_words, words
 
 JOB: dict[str, Any] = {"id": "j1", "name": "digits", "kind": "growth", "state": "running", "attempt": 1}
 PROGRESS = {
@@ -71,3 +71,9 @@ def test_lines_are_few() -> None:
             view.show({**JOB, "progress": {**PROGRESS, "step": step, "round": 1 + step // 50}})
         view.show({**JOB, "state": "succeeded"})
     assert console.file.getvalue().count("\n") == 3  # type: ignore[attr-defined]  # it is the StringIO above
+
+
+def test_a_run_is_named_by_its_arm_and_its_seed() -> None:
+    assert [run_words(run) for run in ("grown", "retrained.2", "cost_only", "uniform.1")] == [
+        "grown", "retrained, repeat 2", "control cost only", "control uniform, repeat 1",
+    ]  # fmt: skip

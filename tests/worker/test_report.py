@@ -1,4 +1,4 @@
-"""The verdict follows its rule, also where growth did not pay; nothing that was not measured has a number."""
+"""What the report says of the budget and of predictions; nothing that was not measured has a number."""
 
 from __future__ import annotations
 
@@ -6,50 +6,34 @@ from typing import Any
 
 import pytest
 
+from costs.families import Network
 from profiler.timing import Measurement
-from worker.report import Measurements, predicted_versus_measured, verdict
+from worker.latency import Measurements
+from worker.report import budget_words, predicted_versus_measured
 
-
-def result(test_loss: float, **parts: Any) -> dict[str, Any]:
-    return {"test_loss": test_loss, "measured_latency": {"reason": "not here"}, **parts}
+NETWORK = Network("plain", (3, 4), 8, 1, 10)
 
 
 def latency(median: float) -> dict[str, Any]:
-    return Measurements({"net": Measurement(median, median - 0.1, median + 0.1, 50, 2)}, {}).of("net")
-
-
-@pytest.mark.parametrize(
-    ("controls", "paid", "best", "words"),
-    [
-        ({"uniform": 0.3, "random": 0.4}, True, "grown", "Growing paid"),
-        ({"uniform": 0.1, "random": 0.4}, False, "uniform", "Growing did not pay: uniform did no worse"),
-        ({"uniform": 0.2, "random": 0.4}, False, "grown", "Growing did not pay: uniform did no worse"),
-        ({"uniform": 0.1, "random": 0.15}, False, "uniform", "uniform and random did no worse"),
-        ({}, None, "grown", "No control was run"),
-    ],
-)
-def test_verdict(controls: dict[str, float], paid: bool | None, best: str, words: str) -> None:
-    results = {"grown": result(0.2), **{name: result(loss) for name, loss in controls.items()}}
-    found = verdict(results, 1.0, None)
-    assert (found["paid"], found["best"]) == (paid, best)
-    assert words in found["sentence"]
-    assert set(found["better_than"]) | set(found["not_better_than"]) == set(controls)
+    return Measurements({NETWORK.widths: Measurement(median, median - 0.1, median + 0.1, 50, 2)}, {}).of(NETWORK)
 
 
 def test_a_measurement_over_the_limit_is_said() -> None:
-    over = verdict({"grown": result(0.2, measured_latency=latency(1.2))}, 1.0, "ms")["sentence"]
-    assert "20.0 % over the limit of 1 ms" in over
-    within = verdict({"grown": result(0.2, measured_latency=latency(1.05))}, 1.0, "ms")["sentence"]
-    assert "over" not in within  # its interval holds the limit
+    assert "20.0 % over the limit of 1 ms" in budget_words(latency(1.2), 1.0, "ms")
+    assert "over" not in budget_words(latency(1.05), 1.0, "ms")  # its interval holds the limit
+    assert budget_words(latency(1.2), 1.0, None) == ""
+    assert budget_words(Measurements.none([NETWORK], "not here").of(NETWORK), 1.0, "ms") == ""
 
 
 def test_predicted_versus_measured() -> None:
     results = {
-        "grown": result(0.2, measured_latency=latency(1.0), predicted_cost={"value": 1.1}),
-        "random": result(0.2, measured_latency=latency(2.0), predicted_cost={"value": 1.8}),
+        "grown": {"widths": [8], "measured_latency": latency(1.0), "predicted_cost": {"value": 1.1}},
+        "random": {"widths": [9], "measured_latency": latency(2.0), "predicted_cost": {"value": 1.8}},
+        "twins": {"widths": [8], "measured_latency": latency(1.0), "predicted_cost": {"value": 1.1}},  # the same network
     }
     found = predicted_versus_measured(results, "latency_ms")
     assert found["error_percent"] == pytest.approx({"grown": 10.0, "random": -10.0})
     assert found["mean_absolute_error_percent"] == pytest.approx(10.0)
     assert "nothing was predicted" in predicted_versus_measured(results, "macs")["reason"]
-    assert predicted_versus_measured({"grown": result(0.2)}, "latency_ms") == {"reason": "not here"}
+    absent = {"widths": [8], "measured_latency": {"reason": "not here"}, "predicted_cost": {"value": 1.1}}
+    assert predicted_versus_measured({"grown": absent}, "latency_ms") == {"reason": "not here"}

@@ -15,8 +15,9 @@ from sqlalchemy import update
 from costs.families import Network, largest_widths
 from costs.table import Calibration, CostEntry, CostTable, Setting
 from growth.checkpoint import load_network
-from growth.training import NotANumber
+from growth.training import NotANumber, evaluate
 from profiler.sweep import plan
+from profiler.timing import NoResult, Session
 from store import devices, jobs
 from store.artifacts import ArtifactStore
 from store.columns import database_time
@@ -38,6 +39,11 @@ SPEC: dict[str, Any] = {
     "budget": {"cost": "macs", "limit": 9000, "device": "elsewhere"},
     "training": {"epochs_per_round": 0.4, "final_epochs": 0.4},
     "controls": ["uniform", "random"],
+}
+SEEDS: dict[str, Any] = {
+    "seeds": 2,
+    "controls": ["uniform", "twins"],
+    "training": {"epochs_per_round": 0.2, "final_epochs": 0.2, "seed": 5, "final": "both"},
 }
 
 
@@ -78,7 +84,7 @@ def results(db: Database, settings: Settings, job_id: str) -> dict[str, Any]:
     """Everything of a job that must not depend on how often it was disturbed."""
     artifacts = {artifact.name: artifact.sha256 for artifact in jobs.artifacts(db, job_id)}
     report = json.loads(ArtifactStore(settings.artifact_dir).path(artifacts["report.json"]).read_text())
-    for result in (report["grown"], *report["controls"].values()):
+    for result in (report["grown"], *report["controls"].values(), *([report["retrained"]] if "retrained" in report else [])):
         del result["seconds"]
     del report["job"], report["written_at"]
     curves = jobs.metrics(db, job_id, 100_000)
@@ -135,6 +141,101 @@ def test_a_job_that_is_stopped_again_and_again_ends_the_same(db: Database, setti
             steal(db, job_id)
     assert attempts > 4
     assert results(db, settings, job_id) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A job with two seeds, its widths trained from scratch too, that nobody disturbed."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("seeds"), checkpoint_seconds=0.01)
+    db = Database(settings.database)
+    db.migrate()
+    job_id = submit(db, **SEEDS)
+    run(db, settings, job_id)
+    return Reference(db, settings, job_id, results(db, settings, job_id))
+
+
+@pytest.mark.parametrize("every", [5, 9, 31])
+def test_a_job_with_seeds_that_is_stopped_again_and_again_ends_the_same(
+    db: Database, settings: Settings, seeds: Reference, every: int
+) -> None:
+    job_id, attempts = submit(db, **SEEDS), 0
+    while True:
+        attempts += 1
+        try:
+            run(db, settings, job_id, StopAfter(every + attempts % 3))
+            break
+        except Stopped:
+            steal(db, job_id)
+    assert attempts >= 4
+    assert results(db, settings, job_id) == seeds.results
+
+
+def test_seeds_are_compared_in_pairs(seeds: Reference) -> None:
+    report, curves = seeds.results["report"], seeds.results["curves"]
+    arms = ["grown", "uniform", "twins", "retrained"]
+    assert sorted(curves) == sorted([*arms, *(f"{arm}.1" for arm in arms)])
+    assert report["seeds"] == [5, 6]
+    assert list(report["arms"]) == arms
+    for arm in arms:
+        losses = report["arms"][arm]["test_loss"]["values"]
+        assert len(set(losses)) == 2
+        first = report["controls"].get(arm, report.get(arm))
+        assert (first["test_loss"], first["widths"]) == (losses[0], report["arms"][arm]["widths"][0])
+        assert max(report["arms"][arm]["charged_macs"]) <= max(report["arms"]["grown"]["charged_macs"])
+    grown, uniform = (report["arms"][arm]["test_loss"]["values"] for arm in ("grown", "uniform"))
+    pair = report["paired"]["grown"]["uniform"]
+    assert pair["differences"] == [our - their for our, their in zip(grown, uniform, strict=True)]
+    assert pair["low"] < pair["mean"] < pair["high"]
+    assert set(report["paired"]["grown"]) == {"uniform", "twins", "retrained"}
+    assert set(report["paired"]["retrained"]) == {"uniform", "twins"}
+    assert "over 2 seeds" in report["verdict"]["sentence"]
+    assert set(report["repeat_rounds"]) == {"grown.1", "twins.1"}
+
+
+def test_the_first_seed_is_what_a_job_with_one_seed_gives(db: Database, settings: Settings, seeds: Reference) -> None:
+    job_id = submit(db, **{**SEEDS, "seeds": 1})
+    run(db, settings, job_id)
+    alone = results(db, settings, job_id)
+    for key in ("seed", "grown", "controls", "retrained", "rounds", "delivered"):
+        assert alone["report"][key] == seeds.results["report"][key], key
+    assert alone["network"] == seeds.results["network"]
+    assert alone["report"]["arms"]["grown"]["test_loss"]["sd"] is None
+
+
+@pytest.mark.parametrize("final", ["inherit", "retrain", "both"])
+def test_what_is_delivered_is_what_the_report_says(db: Database, settings: Settings, final: str) -> None:
+    training = {**SEEDS["training"], "final": final}
+    job_id = submit(db, controls=[], training=training)
+    run(db, settings, job_id)
+    found = results(db, settings, job_id)
+    report = found["report"]
+    named = report[report["delivered"]["run"]]
+    if final == "both":
+        assert named["selection_loss"] == min(report["grown"]["selection_loss"], report["retrained"]["selection_loss"])
+    else:
+        assert report["delivered"]["run"] == {"inherit": "grown", "retrain": "retrained"}[final]
+    assert ("retrained" in report) == (final != "inherit")
+    sets, _ = load(JobSpec.model_validate({**SPEC, "training": training}).data, settings, seed=5)
+    model = load_network(ArtifactStore(settings.artifact_dir).path(found["network"])).model
+    assert evaluate(model, sets.selection, 64).loss == pytest.approx(named["selection_loss"], rel=1e-6)
+
+
+def test_each_list_of_widths_is_measured_once(db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grown network, its twins and its widths retrained are one to a stopwatch."""
+    measured: list[str] = []
+
+    def note(modules: dict[str, Any], *_: Any, **__: Any) -> Session[str]:
+        measured.extend(modules)
+        return Session({}, dict.fromkeys(modules, NoResult("not in a test")), 0, None)
+
+    monkeypatch.setattr("worker.latency.measure_networks", note)
+    job_id = submit(db, **{**SEEDS, "budget": {**SPEC["budget"], "device": "this-host"}})
+    run(db, settings, job_id)
+    report = results(db, settings, job_id)["report"]
+    expected = {tuple(widths) for arm in report["arms"].values() for widths in arm["widths"]} | {tuple(report["seed"]["widths"])}
+    assert sorted(measured) == sorted(map(str, expected))
+    assert len(measured) < 1 + sum(len(arm["widths"]) for arm in report["arms"].values())
+    assert "not in a test" in report["retrained"]["measured_latency"]["reason"]
 
 
 def test_an_attempt_that_dies_between_checkpoints_leaves_no_trace(

@@ -1,0 +1,76 @@
+"""Exact twins: channels doubled without moving them apart.  The network gets wider and gains nothing: the null control of growth.
+
+Twins read the same weights and are read with the same share, so they see the same gradient and stay twins for as long as training
+lasts; only rounding can part them.  A family is a channel of the seed with all its twins.  Each round adds to the smallest families,
+and evens out the shares within each (two twins of which one is doubled again would be read with 1/2, 1/4 and 1/4, and drift apart).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from growth.groups import ChannelGraph, ChannelGroup
+from growth.scorers.base import parents
+from growth.surgery import ChannelMap, Split, widen
+
+
+def twin(
+    model: nn.Module, graph: ChannelGraph, seed_widths: Sequence[int], history: Sequence[Sequence[int]], widths: Sequence[int]
+) -> tuple[nn.Module, ChannelMap]:
+    """A copy of ``model`` with ``widths``, grown by twins, and where its entries came from.
+
+    ``history`` holds the widths after each earlier call, from ``seed_widths`` on.  ValueError for a width that is less than the
+    present one, or more than twice that.
+    """
+    splits, grown = [], []
+    for number, theta in enumerate(parents(model, graph)):
+        members = families(seed_widths[number], [past[number] for past in history])
+        channels = to_double(members, widths[number])
+        if channels:
+            splits.append(Split(number, torch.tensor(channels), _any_direction(len(channels), theta)))
+        grown.append([*members, *(members[channel] for channel in channels)])
+    wider, channel_map = widen(model, graph, splits, 0.0)
+    for group, members in zip(graph.groups, grown, strict=True):
+        _share_evenly(wider, group, torch.tensor(members))
+    return wider, channel_map
+
+
+def families(seed_width: int, widths: Iterable[int]) -> list[int]:
+    """Of each channel, the seed's channel whose twin it is, after growing to each of ``widths`` in turn."""
+    members = list(range(seed_width))
+    for width in widths:
+        members += [members[channel] for channel in to_double(members, width)]
+    return members
+
+
+def to_double(members: Sequence[int], width: int) -> list[int]:
+    """Channels to double for so many channels in all: always one of the smallest family, none twice.  ValueError if that can't be."""
+    if not len(members) <= width <= 2 * len(members):
+        raise ValueError(f"planned width is {width}; from {len(members)}, one round of twins reaches {len(members)} to {2 * len(members)}")
+    sizes, left = Counter(members), dict.fromkeys(range(len(members)))
+    chosen = []
+    for _ in range(width - len(members)):
+        channel = min(left, key=lambda candidate: sizes[members[candidate]])
+        sizes[members[channel]] += 1
+        del left[channel]
+        chosen.append(channel)
+    return chosen
+
+
+def _any_direction(count: int, theta: Tensor) -> Tensor:
+    """Unit rows [count, d]: at step 0 no direction matters."""
+    return torch.eye(1, theta.shape[1]).expand(count, -1)
+
+
+def _share_evenly(model: nn.Module, group: ChannelGroup, members: Tensor) -> None:
+    """Let every consumer read all twins of a family with the same weights: the mean, which leaves their sum as it was."""
+    for consumer in group.consumers:
+        weight = model.get_parameter(f"{consumer.name}.weight").detach()
+        columns = (members[:, None] * consumer.columns + torch.arange(consumer.columns)).flatten().to(weight.device)
+        sums = weight.new_zeros(len(weight), int(columns.max()) + 1, *weight.shape[2:]).index_add_(1, columns, weight)
+        counts = torch.bincount(columns).to(weight).view(1, -1, *[1] * (weight.dim() - 2))
+        weight.copy_((sums / counts)[:, columns])
