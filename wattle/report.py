@@ -68,7 +68,8 @@ def agreement(report: Document) -> Text:
     found = report["predicted_versus_measured"]
     if reason := found.get("reason"):
         return Text(f"  Predicted against measured: not known; {reason}\n")
-    return Text(f"  Predicted against measured: mean error {found['mean_absolute_error_percent']:.1f} %\n")
+    note = f"\n  {found['note']}" if "note" in found else ""
+    return Text(f"  Predicted against measured: mean error {found['mean_absolute_error_percent']:.1f} %{note}\n")
 
 
 def results_table(report: Document) -> Table:

@@ -122,7 +122,8 @@ def words(job: Document) -> list[str]:
             found.append(f"step {progress.get('step') or 0}/{progress['total_steps']}")
     if progress.get("message"):
         found.append(str(progress["message"]))
-    found += [f"{name} {progress[name]:.4g}" for name in ("loss", "accuracy") if progress.get(name) is not None]
+    scores = {"loss": "batch loss", "accuracy": "batch accuracy", "test_loss": "test loss", "test_accuracy": "test accuracy"}
+    found += [f"{label} {progress[name]:.4g}" for name, label in scores.items() if progress.get(name) is not None]
     if progress.get("cost") is not None:
         limit = f" of {quantity(progress['limit'], progress.get('unit'))}" if progress.get("limit") is not None else ""
         found.append(f"cost {quantity(progress['cost'], None if limit else progress.get('unit'))}{limit}")

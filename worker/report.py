@@ -82,6 +82,9 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
     }
 
 
+DRIFT_PERCENT = 5.0
+
+
 def _result(arm: str, run: Result, cost_model: CostModel, measured: Measurements) -> Document:
     """One run of the first seed, in full."""
     parts = {**_priced(run.network, cost_model, measured), **_scores(run.finished.test), "selection_loss": run.finished.selection.loss}
@@ -196,4 +199,17 @@ def predicted_versus_measured(results: Mapping[str, Document], cost: str) -> Doc
     if not pairs:
         return {"reason": next(iter(results.values()))["measured_latency"]["reason"]}
     errors = {name: 100 * (predicted / measured - 1) for name, (predicted, measured) in pairs.items()}
-    return {"error_percent": errors, "mean_absolute_error_percent": fmean(map(abs, errors.values())), "quantity": "latency_ms"}
+    mean = fmean(map(abs, errors.values()))
+    return {"error_percent": errors, "mean_absolute_error_percent": mean, "quantity": "latency_ms", **_drift(list(errors.values()))}
+
+
+def _drift(errors: Sequence[float]) -> Document:
+    """A note where all networks are off to the same side: then it is the machine that differs, not the networks."""
+    nearest = min(map(abs, errors))
+    if nearest < DRIFT_PERCENT or len({error > 0 for error in errors}) > 1:
+        return {}
+    pace, room = ("faster", "left part of the budget unused") if errors[0] > 0 else ("slower", "may have overrun the budget")
+    return {
+        "note": f"every network was measured at least {nearest:.0f} % {pace} than predicted: the machine is {pace} now than when it was "
+        f"profiled, so growth {room}; profile it again as busy as it will be in use, and submit again"
+    }

@@ -63,7 +63,7 @@ def run_growth(attempt: Attempt) -> None:
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
     setup = Setup(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, sets)
     _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured))
-    reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0}, at_once=True)
+    reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0, **trained[chosen["run"]].standing()}, at_once=True)
 
 
 def _results(trained: dict[str, Trained]) -> dict[str, Result]:

@@ -52,6 +52,11 @@ class Trained:
     def result(self) -> Result:
         return Result(self.growth.network, tuple(self.growth.rounds), self.finished, self.seconds)
 
+    def standing(self) -> dict[str, Any]:
+        """Progress that shows this network, in place of the one that was trained last."""
+        test = self.finished.test
+        return {**_standing(self.growth), "loss": None, "accuracy": None, "test_loss": test.loss, "test_accuracy": test.accuracy}
+
 
 @dataclass(slots=True)
 class Eta:

@@ -34,6 +34,9 @@ def test_predicted_versus_measured() -> None:
     found = predicted_versus_measured(results, "latency_ms")
     assert found["error_percent"] == pytest.approx({"grown": 10.0, "random": -10.0})
     assert found["mean_absolute_error_percent"] == pytest.approx(10.0)
+    assert "note" not in found
+    results["random"]["predicted_cost"] = {"value": 2.3}
+    assert "at least 10 % faster than predicted" in predicted_versus_measured(results, "latency_ms")["note"]
     assert "nothing was predicted" in predicted_versus_measured(results, "macs")["reason"]
     absent = {"widths": [8], "measured_latency": {"reason": "not here"}, "predicted_cost": {"value": 1.1}}
     assert predicted_versus_measured({"grown": absent}, "latency_ms") == {"reason": "not here"}
