@@ -28,7 +28,7 @@ def images(count: int, seed: int) -> TensorDataset:
     return TensorDataset(torch.randn(count, 1, 8, 8, generator=generator), torch.randint(3, (count,), generator=generator))
 
 
-DATA = Data(images(60, 0), images(20, 1), images(20, 2))
+DATA = Data(images(64, 0), images(20, 1), images(20, 2))
 
 
 @pytest.fixture(scope="module")
