@@ -5,7 +5,7 @@ The verdict is computed by one stated rule and says so when growth did not pay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from statistics import fmean
@@ -90,7 +90,7 @@ def build_report(
         "controls": {name: results[name] for name in controls},
         "rounds": [_round(taken) for taken in grown.growth.rounds],
         "control_rounds": {name: [_round(taken) for taken in run.growth.rounds] for name, run in controls.items()},
-        "verdict": verdict(results, spec.budget.limit, cost_model.unit if spec.budget.cost == "latency_ms" else None),
+        "verdict": verdict(results, spec.budget.limit, cost_model.unit if spec.budget.cost == "latency_ms" else None, grown.growth.rounds),
         "predicted_versus_measured": predicted_versus_measured({"seed": seed_result, **results}, spec.budget.cost),
         "config": asdict(config),
         "samples": {name: size(getattr(grown.growth.data, name)) for name in ("train", "selection", "test")},
@@ -138,7 +138,7 @@ def _round(taken: Round) -> Document:
     return {**asdict(taken), "realised_change": taken.loss_after - taken.loss_before}
 
 
-def verdict(results: Mapping[str, Document], limit: float, latency_unit: str | None) -> Document:
+def verdict(results: Mapping[str, Document], limit: float, latency_unit: str | None, rounds: Sequence[Round] = ()) -> Document:
     """Did growing pay?  By ``RULE``, in numbers and in a sentence.  ``latency_unit`` is None where latency is not what is limited."""
     grown, controls = results["grown"]["test_loss"], {name: r["test_loss"] for name, r in results.items() if name != "grown"}
     better_than = sorted(name for name, loss in controls.items() if grown < loss)
@@ -150,7 +150,9 @@ def verdict(results: Mapping[str, Document], limit: float, latency_unit: str | N
         "better_than": better_than,
         "not_better_than": sorted(set(controls) - set(better_than)),
         "rule": RULE,
-        "sentence": f"{_paid_words(paid, grown, controls)} {_budget_words(results['grown'], limit, latency_unit)}".strip(),
+        "sentence": " ".join(
+            filter(None, (_paid_words(paid, grown, controls), _rounds_words(rounds), _budget_words(results["grown"], limit, latency_unit)))
+        ),
     }
 
 
@@ -168,6 +170,13 @@ def _paid_words(paid: bool | None, grown: float, controls: Mapping[str, float]) 
         f"Growing did not pay: {' and '.join(better)} did no worse with the same budget and compute "
         f"(test loss {grown:.4f}; controls: {listed}). {caution}"
     )
+
+
+def _rounds_words(rounds: Sequence[Round]) -> str:
+    """A run that grew nowhere says so, and why."""
+    if not rounds or any(taken.outcome == "split" for taken in rounds):
+        return ""
+    return f"No round split a channel; the last one: {rounds[-1].reason}."
 
 
 def _budget_words(grown: Document, limit: float, latency_unit: str | None) -> str:
