@@ -140,30 +140,13 @@ class Growth:
 
     def _split(self, number: int) -> Scored:
         """Score on a seeded sample, choose within the round's share of the budget, split; the parent stays for a roll-back."""
-        started, config, wiring, loss_before = time.monotonic(), self.config, self.graph.wiring, self._settled(number).loss
+        started, config, loss_before = time.monotonic(), self.config, self._settled(number).loss
         if number == 1:
             self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
         limit, largest = rounds.round_limit(self._seed_cost(), config, number), largest_widths(self.seed_widths, config.max_growth)
-        room = Room(wiring, self.cost_model, limit, largest)
+        room = Room(self.graph.wiring, self.cost_model, limit, largest)
         choice = self._choose(number, room)
-        self._proposal = Proposal(
-            number=number,
-            widths_before=wiring.widths,
-            split_counts=choice.split_counts,
-            cost_before=self._cost(),
-            limit=limit,
-            predicted_change=choice.predicted.change,
-            predicted_error=choice.predicted.error,
-            change_at_split=None,
-            loss_before=loss_before,
-            channels_scored=sum(map(len, choice.gains)),
-            channels_negative=sum(int((gain > 0).sum()) for gain in choice.gains),
-            channels_reliable=sum(int(fresh.reliable.sum()) for fresh in choice.fresh.fresh_indices()),
-            fresh_images=choice.fresh.images,
-            gap=choice.gap,
-            outcome=choice.outcome,
-            reason=choice.reason,
-        )
+        self._proposal = choice.proposal(number, room, self._cost(), loss_before)
         if choice.splits:
             self._widen(choice.splits, choice.judging.batches)
         return Scored(number, time.monotonic() - started, self._proposal)

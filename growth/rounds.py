@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from costs.model import CostModel
+from costs.model import Cost, CostModel
 from costs.shapes import Wiring
 from growth.config import GrowthConfig
-from growth.events import Outcome
+from growth.events import Outcome, Proposal
 from growth.reliability import FreshSample, Prediction
 from growth.scorers import GroupScore
 from growth.selection import Selection, best_channels, select
@@ -122,6 +122,27 @@ class Choice:
         """Channels split per group."""
         counts = {split.group: len(split.channels) for split in self.splits}
         return tuple(counts.get(group, 0) for group in range(len(self.gains)))
+
+    def proposal(self, number: int, room: Room, cost_before: Cost, loss_before: float) -> Proposal:
+        """The choice as round ``number`` reports it, before anything is split."""
+        return Proposal(
+            number=number,
+            widths_before=room.wiring.widths,
+            split_counts=self.split_counts,
+            cost_before=cost_before,
+            limit=room.limit,
+            predicted_change=self.predicted.change,
+            predicted_error=self.predicted.error,
+            change_at_split=None,
+            loss_before=loss_before,
+            channels_scored=sum(map(len, self.gains)),
+            channels_negative=sum(int((gain > 0).sum()) for gain in self.gains),
+            channels_reliable=sum(int(fresh.reliable.sum()) for fresh in self.fresh.fresh_indices()),
+            fresh_images=self.fresh.images,
+            gap=self.gap,
+            outcome=self.outcome,
+            reason=self.reason,
+        )
 
 
 def choose(

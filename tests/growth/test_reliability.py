@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from costs.model import Macs
 from growth.groups import find_groups
 from growth.reliability import RELIABLE, FreshIndex, FreshSample, Prediction, mean_and_error, measure
+from growth.rounds import Room, choose
 from growth.scorers import SCORERS, GroupScore
 from growth.splitting import Batch
 from growth.surgery import Split
@@ -129,6 +131,23 @@ def test_nothing_sees_a_rescaled_normalised_layer(scale: float) -> None:
         assert same.error == pytest.approx(index.error, rel=1e-6, abs=1e-12)
     first, second = (found.prediction(chosen(scored(model)), STEP) for found, model in ((one, plain), (other, scaled)))
     assert (second.change, second.error) == pytest.approx((first.change, first.error), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 30.0])
+def test_no_choice_sees_a_rescaled_normalised_layer(scale: float) -> None:
+    """From the weights to the choice: the same channels, the same prediction."""
+    choices = []
+    for model in (network(), network(scale)):
+        graph = find_groups(model, FRESH[0][0])
+        room = Room(graph.wiring, Macs(), 1.7 * Macs().network(graph.wiring.shapes()).value, (8, 6))
+        draws = [measure(model, graph, scored(model), [batch(8, 10 * draw + number) for number in range(8)]) for draw in range(3)]
+        choices.append(choose(scored(model), 12, draws.__getitem__, len(draws), room, STEP))
+    plain, scaled = choices
+    assert (scaled.outcome, scaled.split_counts) == (plain.outcome, plain.split_counts)
+    assert [split.channels.tolist() for split in scaled.selected] == [split.channels.tolist() for split in plain.selected] != []
+    for ranks, same in zip(plain.gains, scaled.gains, strict=True):
+        assert same.argsort().tolist() == ranks.argsort().tolist()
+    assert (scaled.predicted.change, scaled.predicted.error) == pytest.approx((plain.predicted.change, plain.predicted.error), rel=1e-6)
 
 
 def test_reliable_is_a_fall_by_more_than_its_errors() -> None:
