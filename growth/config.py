@@ -16,7 +16,8 @@ class GrowthConfig:
     ``limit`` is what the grown network may cost, in the unit of the cost model.  ``split_step`` is the distance of an offspring from
     its parent in units of the parent's norm; ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.
     ``max_growth`` bounds each group's width in units of its seed width.  Scoring uses ``scoring_samples`` training images for
-    directions and ``fresh_samples`` others for the predicted gain.  ``learning_rate`` is the peak of one schedule over all stages.
+    directions, ``fresh_samples`` others to rank channels and as many again to judge the best; while the gain is not reliable the fresh
+    images are doubled, up to ``max_fresh_samples`` in all.  ``learning_rate`` is the peak of one schedule over all stages.
     With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
     schedule.  With ``planned_widths``, the widths after each round, rounds follow that plan by exact twins (``growth.twins``) and score
     nothing.  ValueError for a value out of range.
@@ -37,6 +38,7 @@ class GrowthConfig:
     max_growth: float = 4.0
     scoring_samples: int = 512
     fresh_samples: int = 256
+    max_fresh_samples: int = 2048
     seed: int = 0
     compute_limit_macs: int | None = None
     planned_widths: Sequence[Sequence[int]] | None = None
@@ -56,6 +58,7 @@ class GrowthConfig:
             ("max_growth", 1, 1e6),
             ("scoring_samples", 2, 10**9),
             ("fresh_samples", 2, 10**9),
+            ("max_fresh_samples", 2 * self.fresh_samples, 10**9),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from costs.model import Cost
 from growth.training import Evaluation
+
+# What a round did.  no_gain: no channel has a negative index.  no_reliable_gain: what the best channels promise may be chance.
+# budget: no split fits the round's limit.  widest: all groups that would gain are as wide as they may become.
+# planned: the widths were given, and channels became exact twins.
+Outcome = Literal["split", "no_reliable_gain", "no_gain", "budget", "widest", "planned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,12 @@ class Proposal:
     """What a round set out to do, known right after its split.
 
     ``limit`` is the round's share of the budget.  ``predicted_change`` of the loss is half the squared split step times the relative
-    splitting indices of the split channels, measured on images that the directions were not fitted to; ``predicted_error`` is its
-    standard error over batches of them.  ``change_at_split`` is what happened on those same images, in eval mode, before any
-    training; the two agree for small steps, except that the prediction does not see the kinks of max pooling and only approximates
-    ReLU's.  ``gap`` is the optimality gap that selection proved.
+    splitting indices of the selected channels, measured on images that chose neither them nor their directions; ``predicted_error`` is
+    its standard error over batches of them.  They were split only if ``outcome`` is "split".  ``change_at_split`` is what happened on
+    those same images, in eval mode, before any training; None if nothing was split, or if the loss after the split is no number.  The
+    two agree for small steps, except that the prediction does not see the kinks of max pooling and only approximates ReLU's.
+    Of ``channels_scored``, ``channels_negative`` were worth splitting by the ranking and ``channels_reliable`` gain by more than chance
+    explains, each on its own, on all ``fresh_images``.  ``gap`` is the optimality gap that selection proved.
     """
 
     number: int
@@ -43,11 +50,14 @@ class Proposal:
     limit: float
     predicted_change: float
     predicted_error: float
-    change_at_split: float
+    change_at_split: float | None
     loss_before: float
     channels_scored: int
     channels_negative: int
+    channels_reliable: int
+    fresh_images: int
     gap: float
+    outcome: Outcome
     reason: str
 
 
@@ -64,8 +74,9 @@ class Scored:
 class Round(Proposal):
     """A round is over.  ``loss_before``, ``loss_after`` and ``accuracy_after`` are on the selection data.
 
-    ``loss_after`` is the loss after the round's training.  If that is worse than ``loss_before`` the split is ``rolled_back``, and
-    ``widths_after`` and ``cost_after`` are those before the round again; ``reason`` says why, or why nothing was split.
+    ``loss_after`` is the loss after the round's training.  If that is worse than ``loss_before``, or training diverged after the split,
+    the split is ``rolled_back``, and ``widths_after`` and ``cost_after`` are those before the round again; ``reason`` says why, or why
+    nothing was split.  Training that diverged went on from the parent, whose loss ``loss_after`` then is.
     """
 
     widths_after: tuple[int, ...]

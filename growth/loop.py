@@ -6,13 +6,15 @@ for bit (on a CPU, with the same torch and threads, and a data set that does not
 
 Compute is charged in MACs: 3 times the network's for each image trained on, once for each image evaluated or used to settle norms, and
 for scoring as ``growth.rounds.scoring_macs`` says.  Evaluations for reports (test data, the end) are free.
+
+Training that diverges after a split costs the round, not the run: it goes on from the parent, at the step that failed.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,18 @@ from growth.groups import find_groups
 from growth.networks import build
 from growth.optimizer import carry
 from growth.pointwise import Softplus
+from growth.reliability import FreshSample, measure
+from growth.rounds import Choice, Room
 from growth.scorers import SCORERS
 from growth.scorers.base import parents
-from growth.selection import select
 from growth.surgery import Split, widen
 from growth.training import (
+    EXPLODED,
     Batch,
     Data,
     Evaluation,
     Learner,
+    NotANumber,
     batch_indices,
     evaluate,
     evaluate_batches,
@@ -119,56 +124,41 @@ class Growth:
     def _train(self, stage: int, until: float) -> Iterator[Step]:
         """Training steps until ``until`` have been taken, or the compute that is allowed has been spent."""
         config, train = self.config, self.data.train
-        check_macs = 0 if self._proposal is None else self._check_macs()
-        while self.step < until and self._affords(self._step_macs() + check_macs):
+        while self.step < until and self._affords(self._step_macs() + self._reserved_macs()):
             rate = learning_rate(config.schedule, config.learning_rate, self._progress())
             batch = fetch(train, batch_indices(size(train), config.batch_size, config.seed, self.step))
-            loss, accuracy = self.learner.step(batch, rate, self.step + 1)
+            try:
+                loss, accuracy = self.learner.step(batch, rate, self.step + 1, EXPLODED if self._parent else math.inf)
+            except NotANumber as error:
+                if self._parent is None:
+                    raise
+                self.charged_macs += self._step_macs() // 3  # it ended after the forward pass
+                self._revert(str(error))
+                continue
             self.charged_macs += self._step_macs()
             self.step += 1
             yield Step(self.step, self.total_steps, stage, loss, accuracy, rate)
 
     def _split(self, number: int) -> Scored:
-        """Score on a seeded sample, select within the round's share of the budget, split; the parent stays for a roll-back."""
-        started, config, wiring, cost_before = time.monotonic(), self.config, self.graph.wiring, self._cost()
-        scoring, fresh = rounds.scoring_batches(self.data.train, config, number)
-        curvature = Softplus(config.softplus_beta)
-        loss_before = self._settled(number).loss
+        """Score on a seeded sample, choose within the round's share of the budget, split; the parent stays for a roll-back."""
+        started, config, loss_before = time.monotonic(), self.config, self._settled(number).loss
         if number == 1:
             self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
-        scores = SCORERS[config.scorer](self.model, self.graph, scoring, cross_entropy, seeded(config.seed, "scoring", number), curvature)
-        self.charged_macs += self._scoring_macs()
-        gains = rounds.gains(scores, config.split_step)
-        limit = rounds.round_limit(self._seed_cost(), config, number)
-        largest = largest_widths(self.seed_widths, config.max_growth)
-        selection = select(gains, wiring, self.cost_model, limit, largest)
-        splits = rounds.splits(scores, gains, selection)
-        predicted = rounds.prediction(self.model, self.graph, splits, fresh, config.split_step, curvature)
-        self._proposal = Proposal(
-            number=number,
-            widths_before=wiring.widths,
-            split_counts=selection.counts,
-            cost_before=cost_before,
-            limit=limit,
-            predicted_change=predicted.change,
-            predicted_error=predicted.error,
-            change_at_split=self._widen(splits, fresh),
-            loss_before=loss_before,
-            channels_scored=sum(map(len, gains)),
-            channels_negative=sum(int((gain > 0).sum()) for gain in gains),
-            gap=selection.gap,
-            reason=rounds.reason(gains, selection, wiring, largest, limit),
-        )
+        limit, largest = rounds.round_limit(self._seed_cost(), config, number), largest_widths(self.seed_widths, config.max_growth)
+        room = Room(self.graph.wiring, self.cost_model, limit, largest)
+        choice = self._choose(number, room)
+        self._proposal = choice.proposal(number, room, self._cost(), loss_before)
+        if choice.splits:
+            self._widen(choice.splits, choice.judging.batches)
         return Scored(number, time.monotonic() - started, self._proposal)
 
     def _follow_plan(self, number: int) -> Scored:
         """Widen to the planned widths by exact twins: no score, no new function, no roll-back."""
-        started, config, wiring, cost_before = time.monotonic(), self.config, self.graph.wiring, self._cost()
+        started, config, wiring, loss_before = time.monotonic(), self.config, self.graph.wiring, self._settled(number).loss
         assert config.planned_widths is not None
-        loss_before = self._settled(number).loss
         if number == 1:
             self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
-        _, fresh = rounds.scoring_batches(self.data.train, config, number)
+        fresh, cost_before = rounds.fresh_batches(self.data.train, config, number, 0), self._cost()
         before = self._judge(fresh)
         *history, widths = config.planned_widths[:number]
         model, channel_map = twin(self.model, self.graph, self.seed_widths, history, widths)
@@ -188,34 +178,65 @@ class Growth:
             loss_before=loss_before,
             channels_scored=0,
             channels_negative=0,
+            channels_reliable=0,
+            fresh_images=sum(len(classes) for _, classes in fresh),
             gap=0.0,
+            outcome="planned",
             reason=f"planned: {sum(counts)} of {sum(wiring.widths)} channels became exact twins",
         )
         return Scored(number, time.monotonic() - started, self._proposal)
 
-    def _widen(self, splits: list[Split], fresh: list[Batch]) -> float:
-        """Split, carrying momentum; the change of the loss on the fresh images."""
-        if not splits:
-            return 0.0
+    def _choose(self, number: int, room: Room) -> Choice:
+        """Directions from the scoring images; what to split by fresh ones, as far as the scorer's ranking claims a gain."""
+        config, train, scorer, curvature = self.config, self.data.train, SCORERS[self.config.scorer], Softplus(self.config.softplus_beta)
+        scoring, generator = rounds.scoring_batches(train, config, number), seeded(config.seed, "scoring", number)
+        scores = scorer(self.model, self.graph, scoring, cross_entropy, generator, curvature)
+
+        def draw(which: int) -> FreshSample:
+            return measure(self.model, self.graph, scores, rounds.fresh_batches(train, config, number, which), curvature)
+
+        if scorer.claims_gain:
+            choice = rounds.choose(scores, config.scoring_samples, draw, len(self._draws()), room, config.split_step)
+        else:
+            choice = rounds.take(scores, draw(0), room, config.split_step)
+        self.charged_macs += self._scoring_macs(choice.fresh.images)
+        return choice
+
+    def _widen(self, splits: Sequence[Split], judging: Sequence[Batch]) -> None:
+        """Split, carrying momentum; note the change of the loss on the judging images."""
         parent = self._parent = self.learner
         model, channel_map = widen(parent.model, self.graph, splits, self.config.split_step)
         optimizer = carry(parent.optimizer, parent.model, model, channel_map)
         assert isinstance(optimizer, SGD)
-        before = self._judge(fresh)
+        before = self._judge(judging)
         self._adopt(Learner(model, optimizer))
-        return self._judge(fresh).loss - before.loss
+        try:
+            change = self._judge(judging).loss - before.loss
+        except NotANumber as error:
+            self._revert(str(error))
+        else:
+            self._proposal = replace(self._open, change_at_split=change)
+
+    def _revert(self, why: str) -> None:
+        """Undo the open round's split: go on from its parent."""
+        assert self._parent is not None
+        self._proposal = replace(self._open, reason=f"{self._open.reason}, rolled back: {why}")
+        self._adopt(self._parent)
+        self._parent = None
 
     def _check(self) -> Round:
-        """Close the round; roll its split back if the loss on the selection data is worse than before."""
-        proposal = self._proposal
-        assert proposal is not None
-        after = self._settled(proposal.number)
-        rolled_back = self._parent is not None and after.loss > proposal.loss_before
-        if self._parent is not None and rolled_back:
-            self._adopt(self._parent)
-            change = f"the loss rose from {proposal.loss_before:.6g} to {after.loss:.6g}"
-            proposal = replace(proposal, reason=f"{proposal.reason}, rolled back: {change}")
-        closed = Round.of(proposal, self.graph.wiring.widths, self._cost(), after, rolled_back)
+        """Close the round; roll its split back if the loss on the selection data is worse than before, or no number."""
+        try:
+            after = self._settled(self._open.number)
+        except NotANumber as error:
+            if self._parent is None:
+                raise
+            self._revert(str(error))
+            after = self._settled(self._open.number)
+        if self._parent is not None and after.loss > self._open.loss_before:
+            self._revert(f"the loss rose from {self._open.loss_before:.6g} to {after.loss:.6g}")
+        rolled_back = self._open.outcome == "split" and self._parent is None
+        closed = Round.of(self._open, self.graph.wiring.widths, self._cost(), after, rolled_back)
         self.rounds.append(closed)
         self._proposal = self._parent = None
         return closed
@@ -260,7 +281,15 @@ class Growth:
             return self._proposal is not None
         if self.config.planned_widths is not None:
             return True  # no dearer than the run that the plan was taken from
-        return self._affords(self._scoring_macs() + (1 + 4) * (self._check_macs() + self.macs * self.config.fresh_samples))
+        draws = self._draws()
+        judging = (1 + 4) * self.macs * max(draws)  # before and after the split
+        return self._affords(self._scoring_macs(sum(draws)) + judging + (2 + 4) * self._check_macs())
+
+    @property
+    def _open(self) -> Proposal:
+        """What the open round set out to do."""
+        assert self._proposal is not None
+        return self._proposal
 
     def _affords(self, macs: int) -> bool:
         limit = self.config.compute_limit_macs
@@ -272,9 +301,18 @@ class Growth:
     def _check_macs(self) -> int:
         return self.macs * (self.config.scoring_samples + size(self.data.selection))
 
-    def _scoring_macs(self) -> int:
-        fan_ins = [theta.shape[1] for theta in parents(self.model, self.graph)]
-        return rounds.scoring_macs(self.macs, fan_ins, self.config)
+    def _reserved_macs(self) -> int:
+        """What closing the open round takes: a check, and another one of the parent if the first comes to nothing."""
+        return 0 if self._proposal is None else self._check_macs() * (1 if self._parent is None else 2)
+
+    def _draws(self) -> list[int]:
+        """Sizes of the samples of fresh images that a round may use: where nothing is claimed, one shows what comes."""
+        sizes = rounds.draw_sizes(size(self.data.train), self.config)
+        return sizes if SCORERS[self.config.scorer].claims_gain else sizes[:1]
+
+    def _scoring_macs(self, fresh_images: int) -> int:
+        products = max(SCORERS[self.config.scorer].products(theta.shape[1]) for theta in parents(self.model, self.graph))
+        return rounds.scoring_macs(self.macs, products, self.config.scoring_samples, fresh_images)
 
     def _cost(self) -> Cost:
         return self.cost_model.network(self.graph.wiring.shapes())
@@ -284,17 +322,17 @@ class Growth:
 
     def _settled(self, number: int) -> Evaluation:
         """Evaluation on the selection data, with norm statistics that fit the present weights."""
-        settling, _ = rounds.scoring_batches(self.data.train, self.config, number)
+        settling = rounds.scoring_batches(self.data.train, self.config, number)
         settle_norms(self.model, settling)
         self.charged_macs += self.macs * self.config.scoring_samples
         return self._judge()
 
-    def _judge(self, data: list[Batch] | None = None) -> Evaluation:
+    def _judge(self, data: Sequence[Batch] | None = None) -> Evaluation:
         """A charged evaluation, by default on the selection data."""
-        batch_size = self.config.batch_size
-        result = evaluate(self.model, self.data.selection, batch_size) if data is None else evaluate_batches(self.model, data)
-        self.charged_macs += self.macs * result.samples
-        return result
+        self.charged_macs += self.macs * (size(self.data.selection) if data is None else sum(len(classes) for _, classes in data))
+        if data is None:
+            return evaluate(self.model, self.data.selection, self.config.batch_size)
+        return evaluate_batches(self.model, data)
 
     def _adopt(self, learner: Learner) -> None:
         """Go on with this model and optimizer."""

@@ -24,10 +24,11 @@ Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], classes [B]
 Samples = Dataset[tuple[Tensor, int]]  # map-style: has __len__ and __getitem__
 PEAK = 0.3  # part of a one-cycle schedule before its peak
 WARM_START = 1 / 25  # learning rate at the start of a one-cycle schedule, in units of the peak
+EXPLODED = 1e4  # nats; after a large split a loss of 700 was seen to come down within an epoch, so that is no divergence yet
 
 
 class NotANumber(FloatingPointError):  # noqa: N818 - named for what happened, like the job's cause
-    """A loss is infinite or not a number."""
+    """A loss is infinite, not a number, or so high that it soon will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,11 @@ class Learner:
             if (momentum := tensors.get(f"momentum.{name}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
 
-    def step(self, batch: Batch, learning_rate: float, number: int) -> tuple[float, float]:
-        """One step of gradient descent; the batch's loss and accuracy before it.  NotANumber if the loss is not finite."""
+    def step(self, batch: Batch, learning_rate: float, number: int, highest: float = math.inf) -> tuple[float, float]:
+        """One step of gradient descent; the batch's loss and accuracy before it.
+
+        NotANumber, and no step, if the loss is not finite or above ``highest``.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.model.train()
@@ -90,7 +94,7 @@ class Learner:
         scores = self.model(images)  # [B, classes]
         loss = cross_entropy(scores, classes)
         value = loss.item()
-        if not math.isfinite(value):
+        if not math.isfinite(value) or value > highest:
             raise NotANumber(
                 f"the training loss is {value} at step {number} (learning rate {learning_rate:.3g}); "
                 "lower the learning rate or the split step"

@@ -137,7 +137,7 @@ class ProfileDryRun(_View):
 
 
 class RoundView(_View):
-    """A growth round.  ``payload``: widths and costs before and after, predicted and realised change of the loss, roll-back."""
+    """A growth round.  ``payload``: outcome and why, widths and costs before and after, predicted and realised change of the loss, ..."""
 
     run: str
     number: int

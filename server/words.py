@@ -21,6 +21,9 @@ _PHASES = {
 }  # fmt: skip
 _QUANTITIES = {"latency_ms": "latency", "energy_mj": "energy", "macs": "MACs", "params": "parameters"}
 _KINDS = {"estimated:power_x_time": "estimated: power × time"}
+_OUTCOMES = {
+    "no_reliable_gain": "no reliable gain", "no_gain": "no gain in sight", "budget": "no room in the budget", "widest": "at full width",
+}  # fmt: skip
 _CAUSES = {
     "invalid_data": "the data can't be used", "out_of_memory": "out of memory", "not_a_number": "training diverged",
     "disk_full": "the disk is full", "lost_worker": "its worker was lost", "device_error": "the device failed",
@@ -122,6 +125,11 @@ def cause_words(cause: str) -> str:
     return _CAUSES.get(cause, cause.replace("_", " "))
 
 
+def outcome_words(outcome: Any) -> str:
+    """Why a round split nothing, in short."""
+    return _OUTCOMES.get(str(outcome), "nothing split")
+
+
 def phase_words(progress: Mapping[str, Any]) -> str:
     """What a running job does at the moment."""
     phase, run = str(progress.get("phase") or "starting"), progress.get("run")
@@ -141,5 +149,5 @@ def _minus(text: str) -> str:
 FILTERS: dict[str, Callable[..., str]] = {
     "number": number, "plain": plain, "fixed": fixed, "signed": signed, "percent": percent, "scaled": scaled, "bytes": bytes_words,
     "duration": duration, "moment": moment, "quantity": quantity_words, "run_words": run_words, "kind_words": kind_words,
-    "pair_words": pair_words, "cause_words": cause_words, "phase_words": phase_words,
+    "pair_words": pair_words, "cause_words": cause_words, "outcome_words": outcome_words, "phase_words": phase_words,
 }  # fmt: skip

@@ -75,8 +75,23 @@ class GrowthSpec(_Spec):
         default=512, ge=16, le=1_000_000, description="at most so many training images are used to find splitting directions"
     )
     fresh_samples: int = Field(
-        default=256, ge=16, le=1_000_000, description="at most so many other images are used to predict the gain of those directions"
+        default=256, ge=16, le=1_000_000, description="at most so many other images rank channels first, and as many again judge the best"
     )
+    max_fresh_samples: int = Field(
+        default=2048,
+        ge=32,
+        le=1_000_000,
+        description="while the gain is not reliable the fresh images are doubled, up to so many in all; then nothing is split",
+    )
+
+    @model_validator(mode="after")
+    def _two_fresh_samples(self) -> GrowthSpec:
+        if self.max_fresh_samples < 2 * self.fresh_samples:
+            raise ValueError(
+                f"max_fresh_samples is {self.max_fresh_samples}, less than twice fresh_samples ({self.fresh_samples}): "
+                "one half ranks channels, the other judges them; raise max_fresh_samples or lower fresh_samples"
+            )
+        return self
 
 
 class BudgetSpec(_Spec):

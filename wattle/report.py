@@ -118,7 +118,7 @@ def rounds_table(rounds: Iterable[Mapping[str, Any]]) -> Table:
         split, cost = sum(entry["split_counts"]), entry["cost_after"]
         table.add_row(
             str(entry["number"]), str(split), f"{entry['predicted_change']:+.4f} ± {entry['predicted_error']:.4f}",
-            f"{entry['change_at_split']:+.4f}", f"{entry['loss_before']:.4f} -> {entry['loss_after']:.4f}",
+            _number(entry["change_at_split"], "+.4f"), f"{entry['loss_before']:.4f} -> {entry['loss_after']:.4f}",
             f"{quantity(cost['value'], None)} of {quantity(entry['limit'], cost['unit'])}", _outcome(entry, split),
         )  # fmt: skip
     return table

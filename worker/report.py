@@ -123,8 +123,12 @@ def _verdict(setup: Setup, repeats: Sequence[Repeat], grown: Document) -> Docume
     found = verdict(_losses(repeats, GROWN), {name: _losses(repeats, name) for name in setup.spec.controls})
     means = {arm: fmean(_losses(repeats, arm)) for arm in arms(setup.spec)}
     unit = setup.cost_model.unit if setup.spec.budget.cost == "latency_ms" else None
-    words = budget_words(grown["measured_latency"], setup.spec.budget.limit, unit)
-    return {**found, "best": min(means, key=lambda arm: means[arm]), "sentence": f"{found['sentence']} {words}".strip()}
+    words = (
+        found["sentence"],
+        rounds_words(repeats[0][GROWN].rounds),
+        budget_words(grown["measured_latency"], setup.spec.budget.limit, unit),
+    )
+    return {**found, "best": min(means, key=lambda arm: means[arm]), "sentence": " ".join(filter(None, words))}
 
 
 def _input(preprocessing: Preprocessing) -> Document:
@@ -174,6 +178,13 @@ def _scores(test: Evaluation) -> Document:
 def _round(taken: Round) -> Document:
     """``predicted_change`` is to be held against ``change_at_split`` (same images, no training), not against ``realised_change``."""
     return {**asdict(taken), "realised_change": taken.loss_after - taken.loss_before}
+
+
+def rounds_words(rounds: Sequence[Round]) -> str:
+    """A run that grew nowhere says so, and why."""
+    if not rounds or any(taken.outcome == "split" for taken in rounds):
+        return ""
+    return f"No round split a channel; the last one: {rounds[-1].reason}."
 
 
 def budget_words(latency: Document, limit: float, unit: str | None) -> str:

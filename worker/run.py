@@ -92,17 +92,18 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         max_growth=growth.max_growth,
         scoring_samples=scoring,
         fresh_samples=fresh,
+        max_fresh_samples=growth.max_fresh_samples,
         seed=training.seed,
     )
 
 
 def _scoring_samples(scoring: int, fresh: int, available: int) -> tuple[int, int]:
-    """Both as asked for, or both smaller by one factor where the training set has fewer images.  They are disjoint."""
-    if scoring + fresh <= available:
+    """Both as asked for, or both smaller by one factor where the training set has fewer images than one scoring and two fresh samples."""
+    if scoring + 2 * fresh <= available:
         return scoring, fresh
-    fewer = fresh * available // (scoring + fresh)
-    used = available - fewer
-    logger.warning("%d training images: scoring uses %d and %d of them, not %d and %d", available, used, fewer, scoring, fresh)
+    fewer = fresh * available // (scoring + 2 * fresh)
+    used = available - 2 * fewer
+    logger.warning("%d training images: scoring uses %d, and twice %d fresh ones, not %d and %d", available, used, fewer, scoring, fresh)
     return used, fewer
 
 

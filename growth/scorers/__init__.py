@@ -1,15 +1,15 @@
 """How channels are scored, by name."""
 
-from growth.scorers.at_random import at_random
+from growth.scorers.at_random import AtRandom
 from growth.scorers.base import GroupScore, Scorer
 from growth.scorers.by_solver import BySolver
-from growth.solvers import dense, lanczos, rayleigh
+from growth.solvers import EXACT_BELOW, RayleighSettings, dense, lanczos, rayleigh
 
 __all__ = ["SCORERS", "GroupScore", "Scorer"]
 
 SCORERS: dict[str, Scorer] = {
-    "splitting": BySolver(lanczos),
-    "rayleigh": BySolver(rayleigh),
-    "exact": BySolver(dense),
-    "random": at_random,
+    "splitting": BySolver(lanczos, lambda fan_in: min(fan_in, EXACT_BELOW)),
+    "rayleigh": BySolver(rayleigh, lambda _: RayleighSettings().epochs + 1),
+    "exact": BySolver(dense, lambda fan_in: fan_in),
+    "random": AtRandom(),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,26 @@ from growth.scorers.base import GroupScore, parents
 from growth.splitting import Batch, Loss
 
 
-def at_random(
-    model: nn.Module,
-    graph: ChannelGraph,
-    batches: Sequence[Batch],  # noqa: ARG001  # a scorer, if one that looks at nothing
-    loss: Loss,  # noqa: ARG001
-    generator: torch.Generator,
-    curvature: Curvature = SOFTPLUS,  # noqa: ARG001
-) -> list[GroupScore]:
+@dataclass(frozen=True, slots=True)
+class AtRandom:
     """A scorer whose relative index, by which channels are ranked, is minus a random number in (0, 1]; residuals are NaN."""
-    return [_score(theta, generator) for theta in parents(model, graph)]
+
+    claims_gain: bool = False
+
+    def products(self, fan_in: int) -> int:  # noqa: ARG002 - a scorer, if one that looks at nothing
+        """None."""
+        return 0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        batches: Sequence[Batch],  # noqa: ARG002
+        loss: Loss,  # noqa: ARG002
+        generator: torch.Generator,
+        curvature: Curvature = SOFTPLUS,  # noqa: ARG002
+    ) -> list[GroupScore]:
+        return [_score(theta, generator) for theta in parents(model, graph)]
 
 
 def _score(theta: Tensor, generator: torch.Generator) -> GroupScore:

@@ -19,7 +19,7 @@ class GroupScore:
     """Scores of the C channels of one group.  A negative index predicts a gain.
 
     Splitting channel k into theta_k +- eps * direction_k changes the loss by eps^2 / 2 * index_k.  On the images that the direction was
-    fitted to, which is where a scorer looks, the index is optimistic: ``growth.rounds.prediction`` checks it on others.
+    fitted to, which is where a scorer looks, the index is optimistic: ``growth.reliability`` measures it on others.
     """
 
     index: Tensor  # [C]
@@ -35,6 +35,13 @@ class GroupScore:
 
 class Scorer(Protocol):
     """Scores every channel of every group.  ``generator`` draws whatever is left to chance, ``curvature`` stands in for ReLU's."""
+
+    @property
+    def claims_gain(self) -> bool:
+        """Whether an index says what a split gains.  Such a claim is held against fresh images; a ranking without one is taken as it is."""
+
+    def products(self, fan_in: int) -> int:
+        """How many products S v with the scoring images it makes, at most, for channels of this many weights."""
 
     def __call__(
         self,

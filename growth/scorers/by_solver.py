@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,14 @@ from growth.splitting import Batch, Loss, SplittingProduct
 
 @dataclass(frozen=True, slots=True)
 class BySolver:
-    """A scorer."""
+    """A scorer.  ``most_products`` tells from a channel's number of weights how many products the solver makes at most."""
 
     solver: Solver
+    most_products: Callable[[int], int]
+    claims_gain: bool = True
+
+    def products(self, fan_in: int) -> int:
+        return self.most_products(fan_in)
 
     def __call__(
         self,

@@ -1,6 +1,8 @@
 """The growth loop: same seed same run, stopping anywhere changes nothing, every round within its limit, roll-back, honest reasons."""
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ from costs.model import Macs, Parameters
 from growth import rounds
 from growth.checkpoint import CheckpointError, read
 from growth.config import GrowthConfig
-from growth.events import Event, Finished, Round, Scored, Step
+from growth.events import Event, Finished, Proposal, Round, Scored, Step
 from growth.loop import Growth
 from growth.networks import build
 from growth.notebook import grow
-from growth.scorers import SCORERS
+from growth.scorers import SCORERS, GroupScore
+from growth.scorers.at_random import AtRandom
 from growth.splitting import SplittingProduct
-from growth.training import Data, NotANumber, evaluate_batches, seeded
+from growth.surgery import widen
+from growth.training import EXPLODED, Data, NotANumber, evaluate_batches, seeded
 
 SEED = Network("plain", (4, 4), 8, 1, 3)
 SEED_MACS = Macs().network(SEED.wiring().shapes()).value
@@ -44,8 +48,15 @@ def relabelled(data: TensorDataset) -> TensorDataset:
     return TensorDataset(x, (y + 1) % 3)
 
 
+def noise(count: int, seed: int) -> TensorDataset:
+    """Nothing to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(count, 1, 8, 8, generator=generator), torch.randint(3, (count,), generator=generator))
+
+
 DATA = Data(images(70, 0), images(24, 1), images(24, 2))
 MISLEADING = replace(DATA, selection=relabelled(images(24, 1)))
+NOISE = Data(noise(140, 3), noise(24, 4), noise(24, 5))  # an ordinary case: nothing in it looks like a gain by chance
 
 
 def start(**changes: Any) -> Growth:
@@ -70,16 +81,26 @@ def assert_same(one: tuple[dict[str, Tensor], dict[str, Any]], other: tuple[dict
 
 
 @pytest.mark.parametrize(
-    ("data", "changes", "outcome"),
+    ("data", "changes", "explodes_above", "outcome"),
     [
-        (DATA, {"steps_per_round": 4}, False),
-        (MISLEADING, {"scorer": "random", "compute_limit_macs": 12_000_000}, True),
-        (DATA, {"rounds": 3, "compute_limit_macs": 9_000_000}, False),
+        (DATA, {"steps_per_round": 4}, EXPLODED, ("split", False)),
+        (MISLEADING, {"scorer": "random", "compute_limit_macs": 12_000_000}, EXPLODED, ("split", True)),
+        (DATA, {"rounds": 3, "compute_limit_macs": 9_000_000}, EXPLODED, ("split", False)),
+        (NOISE, {}, EXPLODED, ("no_reliable_gain", False)),
+        (DATA, {"scorer": "random", "compute_limit_macs": 12_000_000}, 0.5, ("split", True)),
     ],
-    ids=["splits kept", "splits rolled back", "compute for one round of three"],
+    ids=["splits kept", "splits rolled back", "compute for one round of three", "no reliable gain", "diverged in the round"],
 )
-def test_a_run_stopped_at_any_yield_goes_on_as_if_it_had_not(tmp_path: Path, data: Data, changes: dict[str, Any], outcome: bool) -> None:
+def test_a_run_stopped_at_any_yield_goes_on_as_if_it_had_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data: Data,
+    changes: dict[str, Any],
+    explodes_above: float,
+    outcome: tuple[str, bool],
+) -> None:
     """Saved at every yield, in one run; each checkpoint is resumed in a new object and run to the end: no number differs."""
+    monkeypatch.setattr("growth.loop.EXPLODED", explodes_above)
     growth = Growth.start(SEED, data, Macs(), replace(CONFIG, **{"rounds": 2, **changes}))
     growth.save(tmp_path / "0")
     events: list[Event] = []
@@ -87,7 +108,7 @@ def test_a_run_stopped_at_any_yield_goes_on_as_if_it_had_not(tmp_path: Path, dat
         events.append(event)
         growth.save(tmp_path / str(len(events)))
     expected = final(growth, tmp_path)
-    assert any(event.rolled_back is outcome and sum(event.split_counts) for event in events if isinstance(event, Round))
+    assert outcome in [(event.outcome, event.rolled_back) for event in events if isinstance(event, Round)]
     for number in range(len(events)):
         resumed = Growth.resume(tmp_path / str(number), data, Macs())
         rest = list(resumed.events())
@@ -159,50 +180,82 @@ def test_a_round_that_makes_things_worse_is_rolled_back_to_its_parent() -> None:
             assert all(torch.equal(tensor, restored[name]) for name, tensor in parent.items() if "num_batches" not in name)
 
 
-def test_a_round_without_negative_index_splits_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def content(*args: Any) -> Any:
-        return [replace(score, index=score.index.abs()) for score in SCORERS["random"](*args)]
+class Content(AtRandom):
+    """Would rather have no channel split."""
 
-    monkeypatch.setitem(SCORERS, "content", content)
-    monkeypatch.setitem(rounds.PRODUCTS, "content", lambda _: 0)
-    closed = [event for event in start(scorer="content", rounds=1).events() if isinstance(event, Round)]
-    assert closed[0].reason == "split nothing: no channel has a negative index"
-    assert (closed[0].split_counts, closed[0].predicted_change, closed[0].change_at_split) == ((0, 0), 0, 0)
-    assert not closed[0].rolled_back  # a loss that rises without a split is not the split's fault
+    def __call__(self, *args: Any) -> list[GroupScore]:
+        return [replace(score, index=score.index.abs()) for score in AtRandom.__call__(self, *args)]
+
+
+def first_round(growth: Growth) -> Round:
+    return next(event for event in growth.events() if isinstance(event, Round))
+
+
+def test_a_round_without_negative_index_splits_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCORERS, "content", Content())
+    closed = first_round(start(scorer="content", rounds=1))
+    assert (closed.outcome, closed.reason) == ("no_gain", "no channel has a negative index")
+    assert (closed.split_counts, closed.predicted_change, closed.change_at_split) == ((0, 0), 0, None)
+    assert not closed.rolled_back  # a loss that rises without a split is not the split's fault
 
 
 def test_rounds_without_room_say_so() -> None:
-    tight = [event for event in start(limit=SEED_MACS, rounds=1).events() if isinstance(event, Round)]
-    assert tight[0].reason == f"split nothing: no split fits the round's limit of {SEED_MACS:.6g} MACs"
-    capped = [event for event in start(max_growth=1.1, rounds=1).events() if isinstance(event, Round)]
-    assert capped[0].reason == "split nothing: every group with a negative index is as wide as max_growth allows"
+    tight, capped = first_round(start(limit=SEED_MACS, rounds=1)), first_round(start(max_growth=1.1, rounds=1))
+    assert (tight.outcome, tight.reason) == ("budget", f"no split fits the round's limit of {SEED_MACS:.6g} MACs")
+    assert (capped.outcome, capped.reason) == ("widest", "every group with a negative index is as wide as max_growth allows")
+
+
+def outcomes(make: Callable[[int, int], TensorDataset], scorer: str) -> list[Round]:
+    """The rounds of several runs on data sets of their own."""
+    found: list[Round] = []
+    for seed in range(6):
+        data = Data(make(400, 10 * seed), make(24, 10 * seed + 1), make(24, 10 * seed + 2))
+        config = replace(CONFIG, rounds=2, seed=seed, steps_per_round=20, scoring_samples=64, fresh_samples=64, scorer=scorer)
+        found += [event for event in Growth.start(SEED, data, Macs(), config).events() if isinstance(event, Round)]
+    return found
+
+
+def test_where_there_is_nothing_to_learn_rounds_mostly_split_nothing_and_say_why() -> None:
+    closed = outcomes(noise, "splitting")
+    doubtful = [round_ for round_ in closed if round_.outcome == "no_reliable_gain"]
+    assert len(doubtful) >= 0.75 * len(closed)
+    for round_ in doubtful:
+        assert round_.channels_negative > 0  # the ranking found some to try, on every sample
+        assert round_.predicted_change + 2 * round_.predicted_error >= 0
+        assert round_.fresh_images == 64 + 64 + 128 + 80  # all that scoring left over
+        assert re.fullmatch(r"no reliable gain: predicted \S+ ± \S+ nats on 80 fresh images", round_.reason)
+        assert (sum(round_.split_counts), round_.change_at_split, round_.rolled_back) == (0, None, False)
+        assert round_.widths_after == round_.widths_before
+
+
+def test_where_there_is_a_gain_rounds_split() -> None:
+    assert {round_.outcome for round_ in outcomes(images, "splitting")} == {"split"}
+
+
+def test_chance_splits_whatever_fresh_images_say() -> None:
+    closed = outcomes(noise, "random")
+    assert {round_.outcome for round_ in closed} == {"split"}
+    assert {round_.fresh_images for round_ in closed} == {64}
+    assert any(round_.predicted_change + 2 * round_.predicted_error > 0 for round_ in closed)
 
 
 def test_the_prediction_is_the_change_of_a_small_split() -> None:
     """In double precision, at a step whose fourth power is nothing, and without max pooling: its kinks are in no second derivative."""
     seed = Network("mobilenet_v1", (3,) * 14, 8, 1, 3)
-    data = Data(*(TensorDataset(part.tensors[0].double(), part.tensors[1]) for part in (images(70, 0), images(24, 1), images(24, 2))))
+    parts = (images(400, 0), images(24, 1), images(24, 2))
+    data = Data(*(TensorDataset(part.tensors[0].double(), part.tensors[1]) for part in parts))
     model = build(seed, seeded(0, "weights")).double()
-    growth = Growth(model, seed, data, Macs(), replace(CONFIG, limit=1e6, rounds=1, split_step=3e-3))
+    growth = Growth(
+        model, seed, data, Macs(), replace(CONFIG, limit=1e6, rounds=1, split_step=3e-3, scoring_samples=128, fresh_samples=128)
+    )
     proposal = next(event.proposal for event in growth.events() if isinstance(event, Scored))
     assert sum(proposal.split_counts) > 10
     assert proposal.change_at_split == pytest.approx(proposal.predicted_change, rel=1e-3)
 
 
-def test_predictions_use_other_images_than_scores() -> None:
-    scoring, fresh = rounds.scoring_batches(DATA.train, CONFIG, 1)
-    seen = {image.numpy().tobytes() for images, _ in scoring for image in images}
-    new = {image.numpy().tobytes() for images, _ in fresh for image in images}
-    assert (len(seen), len(new), len(seen & new)) == (32, 16, 0)
-    assert len(fresh) >= 8  # enough for a standard error
-    other, _ = rounds.scoring_batches(DATA.train, CONFIG, 2)
-    assert {image.numpy().tobytes() for images, _ in other for image in images} != seen
-
-
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_scoring_is_charged_for_at_least_the_products_it_makes(scorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    growth, made = start(scorer=scorer), []
-    scoring, _ = rounds.scoring_batches(DATA.train, CONFIG, 1)
+    made: list[int] = []
     on_batch = SplittingProduct.on_batch
 
     def counted(self: SplittingProduct, number: int, v: list[Tensor]) -> list[Tensor]:
@@ -210,23 +263,35 @@ def test_scoring_is_charged_for_at_least_the_products_it_makes(scorer: str, monk
         return on_batch(self, number, v)
 
     monkeypatch.setattr(SplittingProduct, "on_batch", counted)
-    SCORERS[scorer](growth.model, growth.graph, scoring, nn.functional.cross_entropy, torch.Generator())
-    fan_ins = [9, 36]
-    fresh = 5 * CONFIG.fresh_samples * growth.macs
-    charged = rounds.scoring_macs(growth.macs, fan_ins, growth.config) - fresh
-    assert charged >= growth.macs * (2 * sum(made) + 3 * CONFIG.scoring_samples * bool(made))
-    assert rounds.PRODUCTS.keys() == SCORERS.keys()
+    growth = Growth.start(SEED, NOISE, Macs(), replace(CONFIG, scorer=scorer))
+    macs, proposal = growth.macs, next(event.proposal for event in growth.events() if isinstance(event, Scored))
+    by_scorer = sum(made) - proposal.fresh_images  # one product with each fresh image
+    charged = growth.charged_macs - macs * (3 * 3 * 16 + 32 + 24)  # training, norms settled, selection data
+    if sum(proposal.split_counts):
+        charged -= judging_images(proposal, NOISE) * (macs + growth.macs)
+    assert by_scorer >= 0
+    assert charged == rounds.scoring_macs(macs, SCORERS[scorer].products(36), 32, proposal.fresh_images)
+    assert charged >= macs * (2 * sum(made) + 3 * (32 * bool(by_scorer) + proposal.fresh_images))
 
 
-def test_compute_is_charged_by_the_rules() -> None:
-    growth = start(rounds=1)
+def judging_images(proposal: Proposal, data: Data) -> int:
+    """The last draw of those that were used."""
+    sizes = rounds.draw_sizes(len(data.train), CONFIG)  # type: ignore[arg-type]  # it has a length
+    return next(size for number, size in enumerate(sizes, 1) if sum(sizes[:number]) == proposal.fresh_images)
+
+
+@pytest.mark.parametrize("data", [DATA, NOISE], ids=["split", "no reliable gain"])
+def test_compute_is_charged_by_the_rules(data: Data) -> None:
+    growth = Growth.start(SEED, data, Macs(), replace(CONFIG, rounds=1))
     list(growth.events())
     closed = growth.rounds[0]
+    assert closed.outcome == ("split" if data is DATA else "no_reliable_gain")
+    assert closed.fresh_images == (16 + 16 if data is DATA else 16 + 16 + 32 + 44)
     tried = [width + count for width, count in zip(closed.widths_before, closed.split_counts, strict=True)]
     before, wide, after = (Macs().network(SEED.wiring().shapes(widths)).value for widths in ((4, 4), tried, closed.widths_after))
     training = 3 * 16 * (3 * before + 3 * wide + 3 * after)
-    scoring = before * (32 * (3 + 2 * 6) + 16 * 5)
-    evaluations = (32 + 24) * (before + wide) + 16 * (before + wide)  # norms settled, selection data; fresh images
+    scoring = before * (32 * (3 + 2 * 6) + closed.fresh_images * 5)
+    evaluations = (32 + 24) * (before + wide) + (16 * (before + wide) if data is DATA else 0)  # norms, selection data; judging images
     assert growth.charged_macs == training + scoring + evaluations
 
 
@@ -245,7 +310,7 @@ def test_a_compute_limit_is_kept_and_used(limit: int) -> None:
     ("changes", "message"),
     [
         ({"limit": SEED_MACS - 1}, r"the seed costs 4620 MACs, more than the limit of 4619; raise the limit"),
-        ({"scoring_samples": 60}, r"scoring_samples \+ fresh_samples is 76, more than the 70 training images; lower them"),
+        ({"scoring_samples": 60}, r"scoring_samples \+ 2 \* fresh_samples is 92, more than the 70 training images; lower them"),
         ({"scorer": "magic"}, r"scorer is 'magic'; choose one of splitting"),
     ],
 )
@@ -254,7 +319,73 @@ def test_a_run_that_can_not_be_done_is_refused_at_once(changes: dict[str, Any], 
         start(**changes)
 
 
-def test_a_divergence_raises() -> None:
+@torch.no_grad()
+def spoil(model: nn.Module) -> None:
+    """From now on every loss is NaN."""
+    next(model.parameters()).fill_(math.nan)
+
+
+@pytest.mark.parametrize("at", ["the split", "the first step", "the last step"])
+def test_a_divergence_after_a_split_costs_the_round_and_not_the_run(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiling(*args: Any) -> Any:
+        wider, channel_map = widen(*args)
+        spoil(wider)
+        return wider, channel_map
+
+    if at == "the split":
+        monkeypatch.setattr("growth.loop.widen", spoiling)
+    growth, events = start(rounds=1), []
+    for event in growth.events():
+        events.append(event)
+        if (at == "the first step" and isinstance(event, Scored)) or (at == "the last step" and growth.step == 6 and not growth.rounds):
+            spoil(growth.model)
+    (closed,) = growth.rounds
+    assert (closed.outcome, closed.rolled_back) == ("split", True)
+    assert sum(closed.split_counts) > 0
+    assert (closed.change_at_split is None) == (at == "the split")
+    assert closed.widths_after == closed.widths_before == growth.network.widths == SEED.widths
+    assert math.isfinite(closed.loss_after)
+    assert re.search(r"split \d+ of 8 channels, rolled back: .* is nan.*; lower the learning rate or the split step", closed.reason)
+    steps = [event.step for event in events if isinstance(event, Step)]
+    assert steps == list(range(1, 10))  # the parent took those that its offspring could not
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_loss_that_explodes_after_a_split_is_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("growth.loop.EXPLODED", 1e-6)
+    closed = first_round(start())  # the seed's stage has no such limit
+    assert closed.rolled_back
+    assert re.search(r"rolled back: the training loss is [\d.]+ at step 4 ", closed.reason)
+
+
+def test_a_diverged_step_is_charged_for_its_forward_pass() -> None:
+    growth, spent, wide = start(rounds=1), 0, 0
+    for event in growth.events():
+        if isinstance(event, Scored):
+            spoil(growth.model)
+            spent, wide = growth.charged_macs, growth.macs
+        if isinstance(event, Step) and event.step == 4:
+            assert growth.charged_macs - spent == 16 * (wide + 3 * growth.macs)
+            return
+    raise AssertionError("no step was taken")
+
+
+@pytest.mark.parametrize(
+    ("data", "after", "step"), [(NOISE, Scored, 4), (DATA, Round, 7)], ids=["in a round without a split", "in the last stage"]
+)
+def test_a_divergence_that_no_split_explains_raises(data: Data, after: type[Event], step: int) -> None:
+    growth = Growth.start(SEED, data, Macs(), replace(CONFIG, rounds=1))
+
+    def go_on() -> None:
+        for event in growth.events():
+            if isinstance(event, after):
+                spoil(growth.model)
+
+    with pytest.raises(NotANumber, match=f"loss is nan at step {step}"):
+        go_on()
+
+
+def test_a_divergence_of_the_seed_raises() -> None:
     with pytest.raises(NotANumber, match="lower the learning rate"):
         list(start(learning_rate=1000.0, momentum=0.99, weight_decay=1.0, steps_per_round=100).events())
 
@@ -270,7 +401,7 @@ def my_model() -> nn.Module:
 def test_a_model_of_ones_own_grows(validation: DataLoader[Any] | None) -> None:
     torch.manual_seed(0)
     model = my_model()
-    config = replace(CONFIG, limit=60_000, rounds=2)
+    config = replace(CONFIG, limit=60_000, rounds=2, fresh_samples=15)
     growing = grow(model, DataLoader(DATA.train, batch_size=8), Macs(), config, validation)
     closed = list(growing)
     assert [round_.number for round_ in closed] == [1, 2]

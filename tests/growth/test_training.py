@@ -69,6 +69,17 @@ def test_a_loss_that_is_no_number_stops_with_step_value_and_remedy() -> None:
         evaluate(model, images(4), 2)
 
 
+def test_a_loss_above_the_highest_allowed_takes_no_step() -> None:
+    learner, batch = Learner.of(small(), GrowthConfig(limit=1)), fetch(images(4), range(4))
+    before = copy.deepcopy(learner.model.state_dict())
+    loss = cross_entropy(copy.deepcopy(learner.model)(batch[0]), batch[1]).item()
+    with pytest.raises(NotANumber, match=r"loss is [\d.]+ at step 3"):
+        learner.step(batch, 0.1, 3, highest=loss / 2)
+    weights = {name: tensor for name, tensor in learner.model.state_dict().items() if not name.startswith("1.")}  # a norm saw the batch
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
+    assert learner.step(batch, 0.1, 3, highest=2 * loss)[0] == pytest.approx(loss)
+
+
 def test_one_cycle_rises_to_its_peak_at_three_tenths_and_falls_to_nothing() -> None:
     rates = [learning_rate("one_cycle", 2.0, step / 1000) for step in range(1001)]
     assert rates[0] == pytest.approx(2 / 25)
@@ -148,7 +159,8 @@ def test_settled_norms_hold_the_mean_statistics_and_change_nothing_else() -> Non
 @pytest.mark.parametrize(
     ("field", "value", "limit"),
     [("limit", 0, "1e-12 and 1e.30"), ("rounds", -1, "0 and 1000"), ("learning_rate", math.nan, "1000"), ("momentum", 1.0, "0 and 0.9999"),
-     ("batch_size", 1, "2 and"), ("split_step", 0.0, "and 10"), ("fresh_samples", 1, "2 and")],
+     ("batch_size", 1, "2 and"), ("split_step", 0.0, "and 10"), ("fresh_samples", 1, "2 and"),
+     ("max_fresh_samples", 511, "512 and")],
 )  # fmt: skip
 def test_a_config_out_of_range_is_refused_with_value_and_limit(field: str, value: float, limit: str) -> None:
     with pytest.raises(ValueError, match=rf"{field} is {value}; it must lie between .*{limit}"):

@@ -118,6 +118,7 @@ def test_misspelt_key_gets_a_guess(client: TestClient, spec: dict[str, Any]) -> 
         ({"name": "a/b"}, "name", "a/b"),
         ({"name": "n" * 500}, "name", "n" * 199 + "…"),
         ({"growth": {"rounds": 10**30}}, "growth.rounds", str(10**30)),
+        ({"growth": {"fresh_samples": 2000}}, "growth", "{'fresh_samples': 2000}"),
         ({"budget": {"cost": "latency_ms", "limit": 1}}, "budget.device", "this-host"),
     ],
 )

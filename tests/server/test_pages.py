@@ -64,7 +64,7 @@ ROUND: dict[str, Any] = {
     "limit": 35_000.0, "predicted_change": -0.031, "predicted_error": 0.0042, "change_at_split": -0.027, "loss_before": 0.61,
     "loss_after": 0.4, "accuracy_after": 0.92, "rolled_back": False, "reason": "3 channels fit", "channels_scored": 18,
     "channels_negative": 5,
-    "gap": 0.0, "run": "grown",
+    "gap": 0.0, "outcome": "split", "run": "grown",
 }  # fmt: skip
 
 
@@ -186,12 +186,17 @@ def test_running(read: Callable[..., str], claimed: Callable[..., Lease], db: Da
     jobs.record(db, lease, progress, [Metric("grown", "loss", step, 1 / (step + 1)) for step in range(120)])
     jobs.add_round(db, lease, "grown", 1, ROUND, step=60)
     jobs.add_round(db, lease, "grown", 2, {**ROUND, "number": 2, "rolled_back": True, "reason": "the loss rose"}, step=90)
-    jobs.add_round(db, lease, "grown", 3, {**ROUND, "number": 3, "split_counts": [0, 0, 0], "reason": "none is negative"}, step=110)
+    jobs.add_round(
+        db, lease, "grown", 3, {**ROUND, "number": 3, "split_counts": [0, 0, 0], "outcome": None, "reason": "none is negative"}, step=110
+    )
+    doubtful = {"split_counts": [0, 0, 0], "outcome": "no_reliable_gain", "reason": "it may be chance", "change_at_split": None}
+    jobs.add_round(db, lease, "grown", 4, {**ROUND, "number": 4, **doubtful}, step=120)
     shown = read(f"/jobs/{lease.job.id}")
     for part in (
         "Training the grown network", "about 3 min 20 s left", "6 %", "one of 4 runs", "0.510 nats", "90.0 %", "31,234 of 40,000 MACs",
         "exact, 78 % of the limit", "−0.0310 ± 0.0042", "−0.0270", "0.6100 → 0.4000", "92.0 %", "kept 3 channels fit",
-        "rolled back the loss rose", "nothing split none is negative", "limit 35,000 MACs", "1.50×", "by this-host@rosella:1",
+        "rolled back the loss rose", "nothing split none is negative", "no reliable gain it may be chance", "limit 35,000 MACs",
+        "1.50×", "by this-host@rosella:1",
     ):  # fmt: skip
         assert part in shown, part
 

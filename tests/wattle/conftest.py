@@ -19,7 +19,7 @@ REPORT = {
     "controls": {"uniform": RESULT, "cost_only": {**RESULT, "measured_latency": {"reason": "busy"}}},
     "rounds": [{
         "number": 1, "split_counts": [0, 8], "predicted_change": -0.01, "predicted_error": 0.002, "change_at_split": -0.008,
-        "loss_before": 0.3, "loss_after": 0.25, "cost_after": COST, "limit": 2.0, "rolled_back": False, "reason": None,
+        "loss_before": 0.3, "loss_after": 0.25, "cost_after": COST, "limit": 2.0, "rolled_back": False, "outcome": "split", "reason": None,
     }],
     "predicted_versus_measured": {"mean_absolute_error_percent": 3.84},
     "verdict": {"sentence": "Growth did not beat the uniform control."},

@@ -55,6 +55,13 @@ def test_round_without_a_split_says_why(report: dict[str, Any]) -> None:
     assert "nothing split: no channel has a negative index" in text_of(render(report))
 
 
+def test_a_gain_that_may_be_chance_has_no_change_at_its_split(report: dict[str, Any]) -> None:
+    report["rounds"][0] |= {"split_counts": [0, 0], "outcome": "no_reliable_gain", "reason": "no reliable gain", "change_at_split": None}
+    shown = text_of(render(report))
+    assert "-0.0080" not in shown
+    assert "nothing split: no reliable gain" in shown
+
+
 def test_a_cost_is_never_shown_without_its_unit() -> None:
     assert cost_words({"value": 154_512, "unit": "MACs", "kind": "exact", "low": None, "high": None}) == "154,512 MACs"
     assert cost_words(None) == "–"

@@ -368,5 +368,5 @@ def test_epochs_become_steps_and_samples_those_there_are(settings: Settings) -> 
     spec = JobSpec.model_validate({**SPEC, "growth": {"rounds": 1}, "data": {"name": "synthetic", "samples": 150, "classes": 2}})
     config = growth_config(spec, load(spec.data, settings, seed=0)[0])
     assert config.steps_per_round == 1  # 0.4 epochs of one batch each
-    assert config.scoring_samples + config.fresh_samples == 104
+    assert config.scoring_samples + 2 * config.fresh_samples == 104
     assert config.scoring_samples == pytest.approx(2 * config.fresh_samples, rel=0.05)

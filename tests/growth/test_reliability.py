@@ -1,0 +1,159 @@
+"""Fresh indices against explicit quadratic forms, standard errors against numpy, and judgements that chance seldom passes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from costs.model import Macs
+from growth.groups import find_groups
+from growth.reliability import RELIABLE, FreshIndex, FreshSample, Prediction, mean_and_error, measure
+from growth.rounds import Room, choose
+from growth.scorers import SCORERS, GroupScore
+from growth.splitting import Batch
+from growth.surgery import Split
+
+STEP = 0.3
+FRESH_SIZES = (4, 4, 2)
+
+
+def batch(samples: int, seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, 1, 6, 6, generator=generator).double(), torch.randint(2, (samples,), generator=generator)
+
+
+SCORING, FRESH = [batch(6, 0), batch(6, 1)], [batch(samples, 2 + number) for number, samples in enumerate(FRESH_SIZES)]
+
+
+def network(scale: float = 1) -> nn.Sequential:
+    """``scale`` changes the first convolution's weights and no output: the norm behind it divides it away."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, eps=0), nn.SiLU(),
+        nn.Conv2d(4, 3, 1, bias=False), nn.BatchNorm2d(3, eps=0), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2),
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        model[0].weight.mul_(scale)
+        cast(Tensor, model[1].running_var).mul_(scale**2)
+    return model.eval()
+
+
+def scored(model: nn.Module) -> list[GroupScore]:
+    generator = torch.Generator().manual_seed(0)
+    return SCORERS["exact"](model, find_groups(model, FRESH[0][0]), SCORING, functional.cross_entropy, generator)
+
+
+def measured(model: nn.Module) -> FreshSample:
+    return measure(model, find_groups(model, FRESH[0][0]), scored(model), FRESH)
+
+
+def chosen(scores: list[GroupScore]) -> list[Split]:
+    return [Split(0, torch.tensor([2, 0]), scores[0].direction[[2, 0]]), Split(1, torch.tensor([1]), scores[1].direction[[1]])]
+
+
+def splitting_matrix(model: nn.Sequential, group: int, channel: int, batch: Batch) -> Tensor:
+    """S of one channel in full, by autograd: the Hessian of <dL/da, a(theta)> at the merge point, a being what the next layer reads."""
+    first, consumer = ((0, 3), (3, 8))[group]
+    x, target = batch
+    read = model[:consumer](x).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(functional.cross_entropy(model[consumer:](read), target), read)
+    weight = cast(Tensor, model[first].weight).detach()
+
+    def linearised(theta: Tensor) -> Tensor:
+        weights = torch.cat([weight[:channel], theta.view_as(weight[:1]), weight[channel + 1 :]])
+        a = functional.conv2d(model[:first](x), weights, padding=model[first].padding)  # type: ignore[arg-type]
+        return (slope * model[first + 1 : consumer](a)).sum()
+
+    return cast(Tensor, torch.autograd.functional.hessian(linearised, weight[channel].flatten()))
+
+
+def test_the_fresh_index_of_every_channel_is_the_quadratic_form_of_its_splitting_matrix() -> None:
+    model = network()
+    found = measured(model)
+    for group, score in enumerate(scored(model)):
+        for number, fresh in enumerate(FRESH):
+            for channel, v in enumerate(score.direction):
+                quotient = v @ splitting_matrix(model, group, channel, fresh) @ v
+                expected = float(quotient * score.parent_norm[channel] ** 2)
+                assert found.indices[group][number, channel] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+@given(data=st.data(), size=st.integers(1, 64), count=st.integers(2, 20))
+def test_with_equal_batches_the_error_is_the_usual_one(data: st.DataObject, size: int, count: int) -> None:
+    values = np.array(data.draw(st.lists(st.lists(st.floats(-10, 10), min_size=3, max_size=3), min_size=count, max_size=count)))
+    mean, error = mean_and_error(values, np.full(count, float(size)))
+    assert mean == pytest.approx(values.mean(axis=0), abs=1e-12)
+    assert error == pytest.approx(values.std(axis=0, ddof=1) / np.sqrt(count), abs=1e-12)
+
+
+def test_larger_batches_weigh_more() -> None:
+    values, sizes = np.array([1.0, 4.0, 2.0]), np.array(FRESH_SIZES, dtype=float)
+    mean, error = mean_and_error(values, sizes)
+    assert mean == pytest.approx(np.average(values, weights=sizes))
+    assert error == pytest.approx(np.sqrt(sum((size / 10 * (value - 2.4)) ** 2 for size, value in zip(sizes, values, strict=True)) * 3 / 2))
+
+
+def test_a_set_is_predicted_to_change_the_loss_by_half_the_squared_step_times_its_indices() -> None:
+    model = network()
+    found, splits = measured(model), chosen(scored(model))
+    per_batch = STEP**2 / 2 * (found.indices[0][:, 2] + found.indices[0][:, 0] + found.indices[1][:, 1])
+    mean, error = mean_and_error(per_batch, np.array(FRESH_SIZES, dtype=float))
+    assert found.prediction(splits, STEP) == Prediction(pytest.approx(float(mean)), pytest.approx(float(error)))
+    assert error > 0
+    assert found.prediction([], STEP) == Prediction(0, 0)
+
+
+def test_two_samples_joined_are_one() -> None:
+    model = network()
+    graph, scores = find_groups(model, FRESH[0][0]), scored(model)
+    whole = measure(model, graph, scores, FRESH)
+    joined = measure(model, graph, scores, FRESH[:1]).joined(measure(model, graph, scores, FRESH[1:]))
+    assert joined.images == whole.images == sum(FRESH_SIZES)
+    for one, other in zip(joined.fresh_indices(), whole.fresh_indices(), strict=True):
+        assert np.array_equal(one.relative_index, other.relative_index)
+        assert np.array_equal(one.error, other.error)
+
+
+@given(scale=st.floats(1e-3, 1e3))
+@settings(max_examples=10, deadline=None)
+def test_nothing_sees_a_rescaled_normalised_layer(scale: float) -> None:
+    plain, scaled = network(), network(scale)
+    one, other = measured(plain), measured(scaled)
+    for index, same in zip(one.fresh_indices(), other.fresh_indices(), strict=True):
+        assert same.relative_index == pytest.approx(index.relative_index, rel=1e-6, abs=1e-12)
+        assert same.error == pytest.approx(index.error, rel=1e-6, abs=1e-12)
+    first, second = (found.prediction(chosen(scored(model)), STEP) for found, model in ((one, plain), (other, scaled)))
+    assert (second.change, second.error) == pytest.approx((first.change, first.error), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 30.0])
+def test_no_choice_sees_a_rescaled_normalised_layer(scale: float) -> None:
+    """From the weights to the choice: the same channels, the same prediction."""
+    choices = []
+    for model in (network(), network(scale)):
+        graph = find_groups(model, FRESH[0][0])
+        room = Room(graph.wiring, Macs(), 1.7 * Macs().network(graph.wiring.shapes()).value, (8, 6))
+        draws = [measure(model, graph, scored(model), [batch(8, 10 * draw + number) for number in range(8)]) for draw in range(3)]
+        choices.append(choose(scored(model), 12, draws.__getitem__, len(draws), room, STEP))
+    plain, scaled = choices
+    assert (scaled.outcome, scaled.split_counts) == (plain.outcome, plain.split_counts)
+    assert [split.channels.tolist() for split in scaled.selected] == [split.channels.tolist() for split in plain.selected] != []
+    for ranks, same in zip(plain.gains, scaled.gains, strict=True):
+        assert same.argsort().tolist() == ranks.argsort().tolist()
+    assert (scaled.predicted.change, scaled.predicted.error) == pytest.approx((plain.predicted.change, plain.predicted.error), rel=1e-6)
+
+
+def test_reliable_is_a_fall_by_more_than_its_errors() -> None:
+    assert Prediction(-1.0, 0.99 / RELIABLE).reliable
+    assert not Prediction(-1.0, 1.01 / RELIABLE).reliable
+    assert not Prediction(1.0, 0.0).reliable
+    assert not Prediction(0.0, 0.0).reliable
+    fresh = FreshIndex(np.array([-1.0, -1.0, 1.0]), np.array([0.4, 0.6, 0.0]))
+    assert fresh.reliable.tolist() == [True, False, False]
