@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from growth.groups import ChannelGraph, ChannelGroup
+from growth.groups import ChannelGraph, Place
 from growth.scorers.base import parents
 from growth.surgery import ChannelMap, Split, widen
 
@@ -26,16 +26,17 @@ def twin(
     ``history`` holds the widths after each earlier call, from ``seed_widths`` on.  ValueError for a width that is less than the
     present one, or more than twice that.
     """
-    splits, grown = [], []
+    splits, before = [], []
     for number, theta in enumerate(parents(model, graph)):
         members = families(seed_widths[number], [past[number] for past in history])
         channels = to_double(members, widths[number])
         if channels:
             splits.append(Split(number, torch.tensor(channels), _any_direction(len(channels), theta)))
-        grown.append([*members, *(members[channel] for channel in channels)])
+        before.append(torch.tensor(members))
     wider, channel_map = widen(model, graph, splits, 0.0)
-    for group, members in zip(graph.groups, grown, strict=True):
-        _share_evenly(wider, group, torch.tensor(members))
+    for group, family in zip(graph.groups, before, strict=True):
+        for place in group.consumers:
+            _share_evenly(wider, place, family, channel_map)
     return wider, channel_map
 
 
@@ -66,11 +67,20 @@ def _any_direction(count: int, theta: Tensor) -> Tensor:
     return torch.eye(1, theta.shape[1]).expand(count, -1)
 
 
-def _share_evenly(model: nn.Module, group: ChannelGroup, members: Tensor) -> None:
-    """Let every consumer read all twins of a family with the same weights: the mean, which leaves their sum as it was."""
-    for consumer in group.consumers:
-        weight = model.get_parameter(f"{consumer.name}.weight").detach()
-        columns = (members[:, None] * consumer.columns + torch.arange(consumer.columns)).flatten().to(weight.device)
-        sums = weight.new_zeros(len(weight), int(columns.max()) + 1, *weight.shape[2:]).index_add_(1, columns, weight)
-        counts = torch.bincount(columns).to(weight).view(1, -1, *[1] * (weight.dim() - 2))
-        weight.copy_((sums / counts)[:, columns])
+def _share_evenly(wider: nn.Module, place: Place, members: Tensor, channel_map: ChannelMap) -> None:
+    """Let a consumer read all twins of a family with the same weights: the mean, which leaves their sum as it was.
+
+    ``place`` and ``members`` are those before widening.
+    """
+    name = f"{place.name}.weight"
+    _, columns = channel_map.sources.get(name, (None, None))
+    if columns is None:
+        return  # nothing that it reads was doubled
+    channel, entry = torch.div(columns - place.offset, place.columns, rounding_mode="floor"), (columns - place.offset) % place.columns
+    ours = ((channel >= 0) & (channel < len(members))).nonzero().flatten()
+    weight = wider.get_parameter(name).detach()
+    families = (members[channel[ours]] * place.columns + entry[ours]).to(weight.device)
+    twins = weight[:, ours.to(weight.device)]
+    sums = weight.new_zeros(len(weight), int(families.max()) + 1, *weight.shape[2:]).index_add_(1, families, twins)
+    counts = torch.bincount(families).to(weight).view(1, -1, *[1] * (weight.dim() - 2))
+    weight[:, ours.to(weight.device)] = (sums / counts)[:, families]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from costs.families import Family, Network
@@ -38,6 +40,38 @@ def test_a_network_computes_the_same_after_any_number_of_rounds(family: Family) 
         model, _ = twin(model, find_groups(model, images), seed, plan[:number], widths)
         assert find_groups(model, images).wiring.widths == widths
         torch.testing.assert_close(model(images), expected)
+
+
+class Concatenating(nn.Module):
+    """Two groups side by side, before a norm, a convolution and a flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 2, 3)
+        self.norm, self.both, self.head = nn.BatchNorm2d(5), nn.Conv2d(5, 4, 3), nn.Linear(4 * 16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        beside = functional.silu(self.norm(torch.cat([self.left(images), self.right(images)], 1)))
+        scores: Tensor = self.head(functional.silu(self.both(beside)).flatten(1))
+        return scores
+
+
+def test_groups_that_are_concatenated_share_alike() -> None:
+    """Uneven families would show: each consumer must read all twins of a family with the same weights."""
+    torch.manual_seed(0)
+    model: nn.Module = Concatenating().double().eval()
+    images = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    expected, plan = model(images), [(5, 3, 6), (7, 6, 11)]
+    for number, widths in enumerate(plan):
+        model, _ = twin(model, find_groups(model, images), (3, 2, 4), plan[:number], widths)
+        torch.testing.assert_close(model(images), expected)
+    left, right, both = (torch.tensor(families(seed, [widths[i] for widths in plan])) for i, seed in enumerate((3, 2, 4)))
+    read = model.get_parameter("both.weight").split([7, 6], 1)
+    flat = model.get_parameter("head.weight").view(3, 11, 16)
+    for weight, members in ((read[0], left), (read[1], right), (flat, both)):
+        for family in range(int(members.max()) + 1):
+            twins = weight[:, members == family]
+            torch.testing.assert_close(twins, twins[:, :1].expand_as(twins))
 
 
 @given(seed=st.integers(1, 12), factors=st.lists(st.floats(1, 2), max_size=5))
