@@ -66,7 +66,10 @@ def bright_or_dark(count: int, seed: int) -> TensorDataset:
 
 
 def test_twins_have_the_main_runs_widths_round_by_round() -> None:
-    data, longer = Data(*(bright_or_dark(count, seed) for seed, count in enumerate((80, 20, 20)))), replace(CONFIG, steps_per_round=12, scorer="random")
+    data, longer = (
+        Data(*(bright_or_dark(count, seed) for seed, count in enumerate((80, 20, 20)))),
+        replace(CONFIG, steps_per_round=12, scorer="random"),
+    )
     main = Growth.start(SEED, data, Macs(), longer)
     list(main.events())
     network, config = control("twins", SEED, main, Macs(), longer)
