@@ -231,11 +231,11 @@ def devices() -> Answer:
     """List devices and their cost tables."""
     with connect() as client:
         found = [client.device(entry["name"]) for entry in client.devices()]
-    columns = ("device", "processor", "cost entries", "measured at", "whole networks predicted within (mean)")
+    columns = ("device", "processor", "cost entries", "measured at", Column("mean error, whole networks", no_wrap=True))
     table = Table(*columns, box=None, pad_edge=False)
     for entry in found:
         measured = str(entry["measured_at"] or "never: wattle profile")
-        errors = "; ".join(map(_calibration_words, entry["calibrated"]))
+        errors = "\n".join(map(_calibration_words, entry["calibrated"]))
         table.add_row(entry["name"], str(entry["fingerprint"].get("cpu", "")), str(entry["entries"]), measured, errors)
     return Answer({"devices": found}, table if found else Text("no devices: start a worker with `wattle worker --device this-host`"))
 
