@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from costs.families import MAX_WIDTH, Network, default_widths, largest_widths
 from costs.model import Cost, CostModel, CostName, Macs, Parameters
-from costs.shapes import Wiring
+from costs.shapes import LayerShape, Wiring
 from costs.table import CostTable, NoCost, Setting, TableCost
 from store import devices, images
 from store.database import Database
@@ -59,12 +59,12 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
     if problems or shape is None or network is None or model is None:
         raise InvalidSpec(problems)
     wiring = _wiring(network)
-    seed_cost = _priced_seed(spec, network, wiring, model)
+    seed_cost = _priced_seed(spec, network, model)
     warnings = (
         *_device_warnings(spec.budget, db),
         *calibration_warnings(spec.budget.device, wiring, model, profile_command(spec.budget, network, spec.growth.max_growth)),
         *_interval_warnings(seed_cost, spec.budget.limit),
-        *_growth_warnings(spec, wiring, model),
+        *_growth_warnings(spec, network, model),
     )
     return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
 
@@ -116,6 +116,12 @@ def _wiring(network: Network) -> Wiring:
     return network.wiring()
 
 
+@lru_cache(maxsize=128)
+def _shapes(network: Network, widths: tuple[int, ...]) -> tuple[LayerShape, ...]:
+    """Half of what admission computes, and most submissions are of networks that were submitted before."""
+    return _wiring(network).shapes(widths)
+
+
 def _seed(spec: JobSpec, settings: Settings, problems: list[Problem]) -> tuple[DataShape | None, Network | None]:
     """Images and seed network.  Where the images are wrong, the network is still checked, as if they had two classes."""
     shape = None
@@ -147,11 +153,11 @@ def _cost_model(budget: BudgetSpec, db: Database, load_table: LoadTable, problem
     return cost_model(budget.cost, table, _setting(budget))
 
 
-def _priced_seed(spec: JobSpec, network: Network, wiring: Wiring, model: CostModel) -> Cost:
+def _priced_seed(spec: JobSpec, network: Network, model: CostModel) -> Cost:
     """The seed's cost.  InvalidSpec when it has no price, or one above the limit."""
     budget = spec.budget
     try:
-        seed = model.network(wiring.shapes())
+        seed = model.network(_shapes(network, network.widths))
     except NoCost as error:
         remedy, reason = profile_command(budget, network, spec.growth.max_growth), str(error).partition("; run `")[0]
         message = f"the seed can't be priced: {reason}; run: {remedy}"
@@ -215,11 +221,11 @@ def _interval_warnings(seed: Cost, limit: float) -> tuple[str, ...]:
     )
 
 
-def _growth_warnings(spec: JobSpec, wiring: Wiring, model: CostModel) -> tuple[str, ...]:
+def _growth_warnings(spec: JobSpec, network: Network, model: CostModel) -> tuple[str, ...]:
     """Does something other than the budget end the growth?"""
     budget, most = spec.budget, spec.growth.max_growth
     try:
-        largest = model.network(wiring.shapes(largest_widths(wiring.widths, most)))
+        largest = model.network(_shapes(network, largest_widths(network.widths, most)))
     except NoCost as error:
         reach = str(error).partition("; run `")[0]
         return (f"the cost table does not reach {most:g} times the seed's widths, so growth ends where it ends: {reach}",)
