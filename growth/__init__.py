@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from growth.loop import Growth
     from growth.networks import build
     from growth.notebook import grow
+    from growth.operators import OPERATORS
     from growth.scorers import SCORERS
     from growth.selection import Selection, select
-    from growth.surgery import Split, widen
+    from growth.surgery import Offspring, Split, add_channels, widen
     from growth.training import Data, Evaluation, NotANumber, evaluate
 
 _HOMES = {
@@ -31,17 +32,18 @@ _HOMES = {
     "loop": ("Growth",),
     "networks": ("build",),
     "notebook": ("grow",),
+    "operators": ("OPERATORS",),
     "scorers": ("SCORERS",),
     "selection": ("Selection", "select"),
-    "surgery": ("Split", "widen"),
+    "surgery": ("Offspring", "Split", "add_channels", "widen"),
     "training": ("Data", "Evaluation", "NotANumber", "evaluate"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CONTROLS", "SCORERS", "ChannelGraph", "CheckpointError", "Data", "Evaluation", "Finished", "Growth", "GrowthConfig", "NotANumber",
-    "Proposal", "Round", "Scored", "Selection", "Split", "Step", "TraceError", "build", "control", "evaluate", "find_groups", "grow",
-    "load_network", "save_network", "select", "widen",
+    "CONTROLS", "OPERATORS", "SCORERS", "ChannelGraph", "CheckpointError", "Data", "Evaluation", "Finished", "Growth", "GrowthConfig",
+    "NotANumber", "Offspring", "Proposal", "Round", "Scored", "Selection", "Split", "Step", "TraceError", "add_channels", "build",
+    "control", "evaluate", "find_groups", "grow", "load_network", "save_network", "select", "widen",
 ]  # fmt: skip
 
 

@@ -1,0 +1,14 @@
+"""How channels are added, by name."""
+
+from growth.operators.base import Candidates, Evidence, Operator
+from growth.operators.split import InTwo
+from growth.operators.twins import Twins
+from growth.operators.zero_output import ZeroOutput
+
+__all__ = ["OPERATORS", "Candidates", "Evidence", "Operator"]
+
+OPERATORS: dict[str, Operator] = {
+    "split": InTwo(),
+    "twins": Twins(),
+    "zero_output": ZeroOutput(),
+}
