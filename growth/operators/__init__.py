@@ -1,6 +1,7 @@
 """How channels are added, by name."""
 
 from growth.operators.base import Candidates, Evidence, Operator
+from growth.operators.signed import Signed
 from growth.operators.split import InTwo
 from growth.operators.twins import Twins
 from growth.operators.zero_output import ZeroOutput
@@ -9,6 +10,7 @@ __all__ = ["OPERATORS", "Candidates", "Evidence", "Operator"]
 
 OPERATORS: dict[str, Operator] = {
     "split": InTwo(),
+    "signed": Signed(),
     "twins": Twins(),
     "zero_output": ZeroOutput(),
 }
