@@ -1,6 +1,7 @@
 """How channels are added, by name."""
 
 from growth.operators.base import Candidates, Evidence, Operator
+from growth.operators.firefly import Firefly
 from growth.operators.signed import Signed
 from growth.operators.split import InTwo
 from growth.operators.twins import Twins
@@ -13,4 +14,5 @@ OPERATORS: dict[str, Operator] = {
     "signed": Signed(),
     "twins": Twins(),
     "zero_output": ZeroOutput(),
+    "firefly": Firefly(),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,6 +15,8 @@ from torch.optim import SGD, Adam, Optimizer
 from growth.groups import find_groups
 from growth.offspring import Offspring, theta
 from growth.operators import OPERATORS, Candidates, Evidence
+from growth.operators.firefly import Firefly
+from growth.operators.forecast import forecast
 from growth.optimizer import carry
 from growth.scorers import SCORERS
 from growth.splitting import Batch
@@ -245,7 +248,7 @@ def test_twins_stay_twins_in_training() -> None:
     torch.testing.assert_close(wider.head.weight[:, :6], wider.head.weight[:, 6:])
 
 
-@pytest.mark.parametrize("name", ["zero_output"])
+@pytest.mark.parametrize("name", ["zero_output", "firefly"])
 def test_statistics_of_new_channels_are_those_of_what_they_compute(name: str) -> None:
     """On one batch, through a chain of norms, with the old channels' statistics as they were."""
     one = Evidence(evidence().model, evidence().graph, evidence().batches[:1], functional.cross_entropy, evidence().scores)
@@ -294,3 +297,50 @@ def test_offspring_that_do_not_fit_are_refused() -> None:
     good = Offspring(0, torch.tensor([1]), moves, shares)
     with pytest.raises(ValueError, match="channel 1 comes 2 times"):
         added([good, good])
+
+
+# What firefly and the forecast promise
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(("step", "tolerance"), [(1e-3, 1e-3), (0.1, 0.1)])
+def test_forecast_is_the_change_on_images_of_its_own(name: str, step: float, tolerance: float) -> None:
+    generator = seeded(9)
+    fresh: list[Batch] = [
+        (torch.randn(7, 2, 6, 6, generator=generator).double(), torch.randint(CLASSES, (7,), generator=generator)) for _ in range(3)
+    ]
+    for together_ in together(name, step):
+        offspring = [candidates.offspring for candidates in together_]
+        changes = forecast(evidence().model, evidence().graph, offspring, fresh, functional.cross_entropy)
+        wider, _ = added(offspring)
+        with torch.no_grad():
+            realised = torch.stack([
+                functional.cross_entropy(wider(images), classes) - functional.cross_entropy(evidence().model(images), classes)
+                for images, classes in fresh
+            ])  # fmt: skip
+        assert (changes - realised).abs().max() <= max(1e-12, tolerance * float(realised.abs().max()))
+
+
+def test_gains_of_firefly_add_up_to_what_all_of_them_gain() -> None:
+    for step in (1e-2, 0.3):
+        wider, _ = added([candidates.offspring for candidates in proposals("firefly", step)])
+        realised = loss(evidence().model) - loss(wider)
+        assert realised > 0
+        assert float(torch.cat([candidates.gain for candidates in proposals("firefly", step)]).sum()) == pytest.approx(realised, rel=0.05)
+
+
+def test_rows_that_descend_gain_more_than_rows_that_don_t() -> None:
+    def total(descents: int) -> float:
+        found = [Firefly(descents=descents).propose(evidence(), 1e-3, seeded(seed)) for seed in range(5)]
+        return float(torch.cat([candidates.gain for one in found for candidates in one]).sum())
+
+    assert total(1) > 1.05 * total(0)
+    assert total(3) > total(1)
+
+
+def test_firefly_gains_nothing_where_nothing_can_be_gained() -> None:
+    """A loss without a slope."""
+    flat = replace(evidence(), loss=lambda scores, _: (scores * 0).sum())
+    for candidates in Firefly().propose(flat, 0.3, seeded()):
+        assert not candidates.gain.any()
+        assert not any(read.any() for read in candidates.offspring.reads)
