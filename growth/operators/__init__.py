@@ -2,6 +2,7 @@
 
 from growth.operators.base import Candidates, Evidence, Operator
 from growth.operators.firefly import Firefly
+from growth.operators.gradmax import GradMax
 from growth.operators.signed import Signed
 from growth.operators.split import InTwo
 from growth.operators.twins import Twins
@@ -15,4 +16,5 @@ OPERATORS: dict[str, Operator] = {
     "twins": Twins(),
     "zero_output": ZeroOutput(),
     "firefly": Firefly(),
+    "gradmax": GradMax(),
 }

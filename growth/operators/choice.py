@@ -7,13 +7,14 @@ knapsack over parents, solved exactly by dynamic programming; where every candid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from growth.operators.base import Candidates
+from growth.operators.base import Candidates, in_nats
+from growth.scorers import GroupScore
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +43,7 @@ class Menu:
     _picks: NDArray[np.int16]  # [parents, totals]: which option of the parent, counted from 1, or 0
 
     def chosen(self, count: int) -> list[Candidates]:
-        """The candidates that make up ``totals[count]``, one ``Candidates`` for each that it came from, best first."""
+        """The candidates that make up ``totals[count]`` (with fewer channels, where more gain nothing), best first for each operator."""
         taken: list[_Option] = []
         for options, picks in zip(reversed(self._options), reversed(self._picks), strict=True):
             if pick := picks[count]:
@@ -50,6 +51,31 @@ class Menu:
                 count -= taken[-1].added
         taken.sort(key=lambda option: (-option.gain, option.source, option.row))
         return [_subset(self._candidates[source], taken, source) for source in dict.fromkeys(option.source for option in taken)]
+
+
+def menus(candidates: Sequence[Candidates], widths: Sequence[int], largest: Sequence[int]) -> list[Menu]:
+    """One for each group, from the candidates of all operators for all groups; ``largest`` bounds the groups' ``widths``."""
+    return [
+        menu([one for one in candidates if one.offspring.group == group], most - width)
+        for group, (width, most) in enumerate(zip(widths, largest, strict=True))
+    ]
+
+
+def channels_added(chosen: Sequence[Candidates], groups: int) -> list[int]:
+    """By group."""
+    counts = [0] * groups
+    for one in chosen:
+        counts[one.offspring.group] += len(one.offspring.parents) * one.offspring.added
+    return counts
+
+
+def ranked_by_index(candidates: Sequence[Candidates], scores: Sequence[GroupScore], step: float) -> list[Candidates]:
+    """The same candidates with the gains that splits of their parents would have, per added channel.
+
+    For operators without a gain of their own (twins, zero_output), on their own: the widths that the index finds, filled another way.
+    """
+    gains = [-0.5 * step**2 * in_nats(score.relative_index) for score in scores]
+    return [replace(one, gain=one.offspring.added * gains[one.offspring.group][one.offspring.parents.cpu()]) for one in candidates]
 
 
 def menu(candidates: Sequence[Candidates], most: int) -> Menu:

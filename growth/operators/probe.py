@@ -38,11 +38,12 @@ class _Reader:
     outputs: int  # those that were there before
     entries: slice
     channels: int
+    columns: int  # entries of a channel
 
     def block(self, weight: Tensor) -> Tensor:
         """That part of a tensor laid out like the weight, a view in the layout of reads."""
         part = weight[: self.outputs, self.entries]
-        return part.view(self.outputs, self.channels, -1, *weight.shape[2:]).movedim(1, 0).unsqueeze(1)
+        return part.view(self.outputs, self.channels, self.columns, *weight.shape[2:]).movedim(1, 0).unsqueeze(1)
 
 
 class Probe:
@@ -95,10 +96,12 @@ def outgoing(model: nn.Module, graph: ChannelGraph) -> Reads:
     """How the present channels are read, in the layout of reads with n = C."""
     found = []
     for group in graph.groups:
-        weights = [(place, model.get_parameter(f"{place.name}.weight").detach()) for place in group.consumers]
-        found.append(
-            tuple(_Reader("", len(weight), appended(place, 0, group.width), group.width).block(weight) for place, weight in weights)
-        )
+        parts = []
+        for place in group.consumers:
+            weight = model.get_parameter(f"{place.name}.weight").detach()
+            entries = appended(place, 0, group.width)
+            parts.append(_Reader(f"{place.name}.weight", len(weight), entries, group.width, place.columns).block(weight))
+        found.append(tuple(parts))
     return found
 
 
@@ -107,7 +110,7 @@ def _readers(model: nn.Module, before: ChannelGraph, after: ChannelGraph) -> lis
         [
             _Reader(
                 f"{place.name}.weight", len(model.get_parameter(f"{place.name}.weight")),
-                appended(place, old.width, new.width), new.width - old.width,
+                appended(place, old.width, new.width), new.width - old.width, place.columns,
             )
             for place in new.consumers
         ]

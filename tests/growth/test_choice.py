@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from growth.offspring import Offspring
 from growth.operators import Candidates
-from growth.operators.choice import Menu, menu
+from growth.operators.choice import Menu, channels_added, menu, menus, ranked_by_index
+from growth.scorers import GroupScore
 from growth.selection import best_channels
 
 
-def candidates(operator: str, added: int, gain: list[float] | None, parents: list[int]) -> Candidates:
+def candidates(operator: str, added: int, gain: list[float] | None, parents: list[int], group: int = 0) -> Candidates:
     n = len(parents)
-    offspring = Offspring(0, torch.tensor(parents), torch.zeros(n, added + 1, 2), torch.full((n, added + 1), 1 / (added + 1)))
+    offspring = Offspring(group, torch.tensor(parents), torch.zeros(n, added + 1, 2), torch.full((n, added + 1), 1 / (added + 1)))
     return Candidates(operator, offspring, None if gain is None else torch.tensor(gain, dtype=torch.float64))
 
 
@@ -68,3 +69,22 @@ def test_an_unknown_or_broken_gain_is_refused() -> None:
         menu([candidates("zero_output", 1, None, [0])], 1)
     with pytest.raises(ValueError, match="not finite"):
         menu([candidates("split", 1, [float("nan")], [0])], 1)
+
+
+def test_groups_are_ranked_each_for_itself_within_their_largest_widths() -> None:
+    both = [candidates("split", 1, [1, 2, 3], [0, 1, 2], 0), candidates("signed", 2, [4, 5, 6], [0, 1, 2], 1)]
+    first, second = menus(both, (3, 3), (5, 6))
+    assert first.totals.tolist() == [0, 3, 5]
+    assert second.totals.tolist() == [0, 0, 6, 6]
+    chosen = [*first.chosen(2), *second.chosen(3)]
+    assert [(one.operator, one.offspring.parents.tolist()) for one in chosen] == [("split", [2, 1]), ("signed", [2])]
+    assert channels_added(chosen, 2) == [2, 2]
+    assert [one.totals.tolist() for one in menus(both, (3, 3), (2, 3))] == [[0], [0]]
+
+
+def test_without_a_gain_of_their_own_candidates_rank_by_the_index_of_their_parent() -> None:
+    index = torch.tensor([-1.0, 2.0, -3.0], dtype=torch.float64)
+    score = GroupScore(index, torch.zeros(3, 2), torch.zeros(3), torch.tensor([1.0, 1.0, 2.0]).double())
+    (ranked,) = ranked_by_index([candidates("zero_output", 1, None, [2, 0, 1])], [score], 0.5)
+    assert ranked.gain.tolist() == [1.5, 0.125, -0.25]
+    assert [one.offspring.parents.tolist() for one in menu([ranked], 3).chosen(2)] == [[2, 0]]

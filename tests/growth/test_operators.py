@@ -31,7 +31,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 class Net(nn.Module):
-    """conv-BN-SiLU, a depthwise passenger, a residual sum with two producers, a flatten, a norm behind a linear layer, a linear head."""
+    """conv-BN-SiLU, a depthwise passenger, a residual sum of two producers, a flatten, linear layers with and without a norm, a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Net(nn.Module):
         self.depthwise, self.depthwise_norm = nn.Conv2d(5, 5, 3, padding=1, groups=5), nn.BatchNorm2d(5)
         self.project = nn.Conv2d(5, 4, 1)
         self.hidden, self.hidden_norm = nn.Linear(4 * 4, 6), nn.BatchNorm1d(6)
-        self.head = nn.Linear(6, CLASSES)
+        self.plain, self.head = nn.Linear(6, 5), nn.Linear(5, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.silu(self.stem_norm(self.stem(x)))
@@ -48,7 +48,7 @@ class Net(nn.Module):
         y = functional.silu(self.depthwise_norm(self.depthwise(y)))
         x = functional.silu(x + self.project(y))
         x = torch.flatten(functional.adaptive_avg_pool2d(x, 2), 1)
-        return self.head(torch.tanh(self.hidden_norm(self.hidden(x))))
+        return self.head(torch.tanh(self.plain(torch.tanh(self.hidden_norm(self.hidden(x))))))
 
 
 @cache
@@ -105,7 +105,7 @@ def added(offspring: list[Offspring]) -> tuple[nn.Module, ChannelMap]:
 
 def test_the_network_has_what_the_contract_names() -> None:
     graph = evidence().graph
-    assert [group.producers for group in graph.groups] == [("stem", "project"), ("expand",), ("hidden",)]
+    assert [group.producers for group in graph.groups] == [("stem", "project"), ("expand",), ("hidden",), ("plain",)]
     assert [place.columns for place in graph.groups[0].consumers] == [1, 4]
     assert len(graph.groups[1].passengers) == 3
 
@@ -114,7 +114,7 @@ def test_the_network_has_what_the_contract_names() -> None:
 def test_proposals_fit_and_have_finite_gains(name: str) -> None:
     model, graph = evidence().model, evidence().graph
     found = proposals(name, 0.3)
-    assert {candidates.offspring.group for candidates in found} == {0, 1, 2}
+    assert {candidates.offspring.group for candidates in found} == ({3} if name == "gradmax" else {0, 1, 2, 3})
     for candidates in found:
         offspring = candidates.offspring
         n, m, d = len(offspring.parents), 1 + offspring.added, theta(model, graph.groups[offspring.group]).shape[1]
@@ -192,7 +192,7 @@ def test_optimizer_state_is_carried(name: str, make: type[Optimizer]) -> None:
         carried = carry(optimizer, model, wider, channel_map)
         key = "momentum_buffer" if make is SGD else "exp_avg"
         for offspring in (candidates.offspring for candidates in together_):
-            module = {0: "stem", 1: "expand", 2: "hidden"}[offspring.group]
+            module = {0: "stem", 1: "expand", 2: "hidden", 3: "plain"}[offspring.group]
             old = optimizer.state[model.get_parameter(f"{module}.weight")]
             new = carried.state[wider.get_parameter(f"{module}.weight")]
             width, fan_in = len(old[key]), old[key].shape[1]
@@ -203,23 +203,27 @@ def test_optimizer_state_is_carried(name: str, make: type[Optimizer]) -> None:
             assert torch.equal(new[key][width:, :fan_in], expected)
             if make is Adam:
                 assert torch.equal(new["exp_avg_sq"][width:, :fan_in], old["exp_avg_sq"][parents])
-        last = next(candidates.offspring for candidates in together_ if candidates.offspring.group == 2)
+        last = next(candidates.offspring for candidates in together_ if candidates.offspring.group == 3)
         old, new = optimizer.state[model.head.weight][key], carried.state[wider.head.weight][key]
         parents = last.parents.repeat_interleave(last.added)
-        assert torch.equal(new[:, :6], old)
-        assert torch.equal(new[:, 6:], old[:, parents] * (last.shares[:, 1:].flatten() != 0))
+        assert torch.equal(new[:, :5], old)
+        assert torch.equal(new[:, 5:], old[:, parents] * (last.shares[:, 1:].flatten() != 0))
 
 
-def test_operators_mix_in_one_group() -> None:
-    """Each parent by another operator, all at once: the function is kept."""
-    mixed = []
+@pytest.mark.parametrize("step", [0.0, 1e-3])
+def test_operators_mix_in_one_group(step: float) -> None:
+    """Each parent by another operator, all at once: the function is kept, or the loss changes by the sum of their gains."""
+    mixed: list[Candidates] = []
     for number, name in enumerate(OPERATORS):
-        for candidates in together(name, 0.0)[-1]:
-            rows = torch.arange(number, len(candidates.offspring.parents), len(OPERATORS))
-            mixed.append(candidates.offspring.take(rows))
-    wider, _ = added(mixed)
-    assert len(wider.head.weight[0]) >= 12
-    assert (output(wider) - output(evidence().model)).abs().max() < 1e-10
+        for candidates in together(name, step)[-1]:
+            rows = (candidates.offspring.parents % len(OPERATORS) == number).nonzero().flatten()
+            gain = torch.zeros(len(rows)) if candidates.gain is None else candidates.gain[rows]
+            mixed.append(Candidates(name, candidates.offspring.take(rows), gain))
+    wider, _ = added([candidates.offspring for candidates in mixed])
+    assert wider.hidden.out_features == 6 + 1 + 3 + 1 + 1 + 1  # gradmax has nothing to offer behind a norm
+    assert (output(wider) - output(evidence().model)).abs().max() < (0.1 if step else 1e-10)
+    predicted = -float(torch.cat([candidates.gain for candidates in mixed]).sum())
+    assert loss(wider) - loss(evidence().model) == pytest.approx(predicted, rel=0.01, abs=1e-12)
 
 
 # The simple ones
@@ -245,7 +249,7 @@ def test_twins_stay_twins_in_training() -> None:
         functional.cross_entropy(wider(images), classes).backward()
         optimizer.step()
     torch.testing.assert_close(wider.hidden.weight[:6], wider.hidden.weight[6:])
-    torch.testing.assert_close(wider.head.weight[:, :6], wider.head.weight[:, 6:])
+    torch.testing.assert_close(wider.head.weight[:, :5], wider.head.weight[:, 5:])
 
 
 @pytest.mark.parametrize("name", ["zero_output", "firefly"])
