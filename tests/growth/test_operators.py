@@ -51,12 +51,28 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.plain(torch.tanh(self.hidden_norm(self.hidden(x))))))
 
 
+class Gated(nn.Module):
+    """A squeeze-and-excitation gate behind a concatenation of two groups, one of which bends behind its norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.left_norm, self.right = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(2, 2, 1)
+        self.squeeze, self.excite = nn.Conv2d(5, 2, 1), nn.Conv2d(2, 5, 1)
+        self.both_norm, self.head = nn.BatchNorm2d(5), nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([functional.silu(self.left_norm(self.left(x))), torch.tanh(self.right(x))], 1)
+        x = functional.silu(self.both_norm(x))
+        gate = torch.sigmoid(self.excite(functional.silu(self.squeeze(functional.adaptive_avg_pool2d(x, 1)))))
+        return self.head(torch.flatten(functional.adaptive_avg_pool2d(gate * x, 1), 1))
+
+
 @cache
-def evidence() -> Evidence:
+def evidence(kind: type[nn.Module] = Net) -> Evidence:
     """In float64, with settled norms and scores by the default scorer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Net().double()
+        model = kind().double()
     generator = seeded(1)
     batches: list[Batch] = [
         (torch.randn(n, 2, 6, 6, generator=generator).double(), torch.randint(CLASSES, (n,), generator=generator)) for n in (12, 8)
@@ -224,6 +240,25 @@ def test_operators_mix_in_one_group(step: float) -> None:
     assert (output(wider) - output(evidence().model)).abs().max() < (0.1 if step else 1e-10)
     predicted = -float(torch.cat([candidates.gain for candidates in mixed]).sum())
     assert loss(wider) - loss(evidence().model) == pytest.approx(predicted, rel=0.01, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_gates_and_concatenations_are_no_obstacle(name: str) -> None:
+    """The function is kept at step 0, and the loss changes as predicted at a small one."""
+    gated = evidence(Gated)
+    for step in (0.0, 1e-3):
+        found = OPERATORS[name].propose(gated, step, seeded(3))
+        assert found
+        for added_ in {candidates.offspring.added for candidates in found}:
+            chosen = [candidates for candidates in found if candidates.offspring.added == added_]
+            wider, _ = add_channels(gated.model, gated.graph, [candidates.offspring for candidates in chosen])
+            images, classes = (torch.cat(parts) for parts in zip(*gated.batches, strict=True))
+            with torch.no_grad():
+                before, after = gated.model(images), wider(images)
+                realised = float(functional.cross_entropy(after, classes) - functional.cross_entropy(before, classes))
+            gains = [float(candidates.gain.sum()) for candidates in chosen if candidates.gain is not None]
+            assert step or (after - before).abs().max() < 1e-10
+            assert realised == pytest.approx(-sum(gains), rel=0.01, abs=1e-12)
 
 
 # The simple ones
