@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from growth.fitting import CONVOLUTIONS, NORMS, check_group, features, shared_weights
-from growth.groups import ChannelGraph, ChannelGroup, Place
+from growth.groups import ChannelGraph, ChannelGroup
+from growth.layout import Axis, Family, Places
 from growth.offspring import Offspring, Split, apart, check_offspring, check_split
 
 __all__ = ["ChannelMap", "Offspring", "Split", "add_channels", "widen"]
@@ -76,9 +77,9 @@ def add_channels(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offs
     """
     families = _families(model, graph, offspring)
     wider = copy.deepcopy(model)
-    places = _Places(graph, families)
-    rows = {name: _Axis.of(features(wider.get_submodule(name)), grown) for name, grown in places.rows.items()}
-    columns = {name: _Axis.of(_tensor(wider.get_submodule(name), "weight").shape[1], grown) for name, grown in places.columns.items()}
+    places = Places(graph, families)
+    rows = {name: Axis.of(features(wider.get_submodule(name)), grown) for name, grown in places.rows.items()}
+    columns = {name: Axis.of(_tensor(wider.get_submodule(name), "weight").shape[1], grown) for name, grown in places.columns.items()}
     sources: dict[str, _Axes] = {}
     unlike: dict[str, _Axes] = {}
     for name, axis in rows.items():
@@ -97,16 +98,7 @@ def add_channels(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offs
     return wider, ChannelMap(sources, unlike)
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """Offspring of one group with their positions in it."""
-
-    group: int
-    offspring: Offspring
-    positions: Tensor  # [n, m] among the group's new channels
-
-
-def _families(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring]) -> list[_Family]:
+def _families(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring]) -> list[Family]:
     """Every offspring, checked, with its place behind those of its group that came before."""
     shared = shared_weights(model)
     families = []
@@ -116,7 +108,7 @@ def _families(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspri
         end = group.width
         for one in own:
             appended = torch.arange(end, end := end + len(one.parents) * one.added).view(len(one.parents), one.added)
-            families.append(_Family(number, one, torch.cat([one.parents.cpu().unsqueeze(1), appended], 1)))
+            families.append(Family(number, one, torch.cat([one.parents.cpu().unsqueeze(1), appended], 1)))
     return families
 
 
@@ -126,71 +118,7 @@ def _group(graph: ChannelGraph, number: int) -> ChannelGroup:
     return graph.groups[number]
 
 
-@dataclass(frozen=True, slots=True)
-class _Grown:
-    """A place in a module's axis, the width of its group, and that group's families."""
-
-    place: Place
-    width: int
-    families: list[_Family]
-
-
-class _Places:
-    """By module, what grows among its rows, and what among its columns."""
-
-    def __init__(self, graph: ChannelGraph, families: Sequence[_Family]) -> None:
-        self.rows: dict[str, list[_Grown]] = {}
-        self.columns: dict[str, list[_Grown]] = {}
-        for number in dict.fromkeys(family.group for family in families):
-            group, own = graph.groups[number], [family for family in families if family.group == number]
-            for place in (*map(Place, group.producers), *group.passengers):
-                self.rows.setdefault(place.name, []).append(_Grown(place, group.width, own))
-            for place in group.consumers:
-                self.columns.setdefault(place.name, []).append(_Grown(place, group.width, own))
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A module's axis after growth: each group's appended entries come right after its own."""
-
-    old: Tensor  # [entries] int64, the old entry that each is a copy of
-    shares: Tensor  # [entries] float64, 1 where nothing grew
-    appended: Tensor  # [entries] bool
-    starts: Mapping[Place, int]
-
-    @classmethod
-    def of(cls, size: int, grown: Sequence[_Grown]) -> _Axis:
-        pieces, starts, start, end = [], {}, 0, 0
-        for one in sorted(grown, key=lambda one: one.place.offset):
-            place, columns = one.place, torch.arange(one.place.columns)
-            pieces.append(torch.arange(start, place.offset))
-            starts[place] = end = end + len(pieces[-1])
-            parents = torch.cat([family.positions[:, :1].expand(-1, family.offspring.added).flatten() for family in one.families])
-            start = place.offset + one.width * place.columns
-            pieces += [torch.arange(place.offset, start), (place.offset + parents.unsqueeze(1) * place.columns + columns).flatten()]
-            end += len(pieces[-2]) + len(pieces[-1])
-        old = torch.cat([*pieces, torch.arange(start, size)])
-        axis = cls(old, torch.ones(len(old), dtype=torch.float64), torch.zeros(len(old), dtype=torch.bool), starts)
-        for one in grown:
-            for family in one.families:
-                axis.shares[axis.at(one.place, family.positions)] = family.offspring.shares.to("cpu", torch.float64).unsqueeze(2)
-                axis.appended[axis.at(one.place, family.positions[:, 1:])] = True
-        return axis
-
-    def at(self, place: Place, positions: Tensor) -> Tensor:
-        """Entries that hold the channels at these positions of the place's group, [*positions, columns]."""
-        return self.starts[place] + positions.unsqueeze(-1) * place.columns + torch.arange(place.columns)
-
-    @property
-    def unlike_rows(self) -> Tensor:
-        return self.appended & (self.shares <= 0)
-
-    @property
-    def unlike_columns(self) -> Tensor:
-        return self.appended & (self.shares == 0)
-
-
-def _take_rows(module: nn.Module, axis: _Axis) -> list[str]:
+def _take_rows(module: nn.Module, axis: Axis) -> list[str]:
     """Copy the parents' entries in every per-channel tensor of ``module``; the names of those tensors."""
     names = [name for name in ("weight", "bias", "running_mean", "running_var") if getattr(module, name, None) is not None]
     for name in names:
@@ -208,7 +136,7 @@ def _take_rows(module: nn.Module, axis: _Axis) -> list[str]:
     return names
 
 
-def _move_rows(wider: nn.Module, group: ChannelGroup, family: _Family) -> None:
+def _move_rows(wider: nn.Module, group: ChannelGroup, family: Family) -> None:
     """Move every offspring's row away from its parent's."""
     weights = [_tensor(wider.get_submodule(name), "weight").detach() for name in group.producers]
     pieces = torch.split(family.offspring.moves.flatten(0, 1), [weight[0].numel() for weight in weights], dim=1)
@@ -216,7 +144,7 @@ def _move_rows(wider: nn.Module, group: ChannelGroup, family: _Family) -> None:
         weight[family.positions.flatten().to(weight.device)] += piece.to(weight).view(-1, *weight.shape[1:])
 
 
-def _set_statistics(wider: nn.Module, group: ChannelGroup, family: _Family, rows: Mapping[str, _Axis]) -> None:
+def _set_statistics(wider: nn.Module, group: ChannelGroup, family: Family, rows: Mapping[str, Axis]) -> None:
     for place, known in zip(group.passengers, family.offspring.statistics, strict=False):  # empty: all stay
         if known is not None:
             entries = rows[place.name].at(place, family.positions[:, 1:]).flatten()
@@ -225,7 +153,7 @@ def _set_statistics(wider: nn.Module, group: ChannelGroup, family: _Family, rows
                 buffer[entries.to(buffer.device)] = value.flatten().to(buffer)
 
 
-def _share_columns(module: nn.Module, axis: _Axis) -> None:
+def _share_columns(module: nn.Module, axis: Axis) -> None:
     """Let a consumer read every offspring with its share of the parent's weights."""
     old = _tensor(module, "weight").detach()
     shares = axis.shares.to(old).view(1, -1, *[1] * (old.dim() - 2))
@@ -236,7 +164,7 @@ def _share_columns(module: nn.Module, axis: _Axis) -> None:
         cast(nn.Linear, module).in_features = len(axis.old)
 
 
-def _add_reads(wider: nn.Module, group: ChannelGroup, family: _Family, rows: Mapping[str, _Axis], columns: Mapping[str, _Axis]) -> None:
+def _add_reads(wider: nn.Module, group: ChannelGroup, family: Family, rows: Mapping[str, Axis], columns: Mapping[str, Axis]) -> None:
     """Add what consumers read besides the shares; copies of a consumer's row read alike, but for new rows, which nothing reads yet."""
     for place, reads in zip(group.consumers, family.offspring.reads, strict=False):  # empty: nothing besides
         weight = _tensor(wider.get_submodule(place.name), "weight").detach()
