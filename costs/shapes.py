@@ -76,6 +76,40 @@ class LayerShape:
         return f"{depthwise}{self.op}{kernel} {self.in_channels}->{self.out_channels}{size}{fused}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Counted(LayerShape):
+    """A part of a network that no unit describes, by its numbers: for exact counts alone, since no profiler can measure it.
+
+    ``positions`` and ``weights`` are multiply-accumulates and parameters for each pair of an input and an output channel, or with
+    ``per_channel`` for each channel; ``biases`` are parameters for each output channel.  ``reason`` says why it is in no unit.
+    """
+
+    positions: int = 0
+    weights: int = 0
+    biases: int = 0
+    per_channel: bool = False
+    reason: str = ""
+
+    @property
+    def depthwise(self) -> bool:
+        return self.per_channel
+
+    @property
+    def macs(self) -> int:
+        return self._pairs * self.positions
+
+    @property
+    def parameters(self) -> int:
+        return self._pairs * self.weights + (self.in_channels if self.per_channel else self.out_channels) * self.biases
+
+    @property
+    def _pairs(self) -> int:
+        return self.in_channels if self.per_channel else self.in_channels // self.groups * self.out_channels
+
+    def __str__(self) -> str:
+        return f"{self.in_channels}->{self.out_channels} channels (only MACs and parameters: {self.reason})"
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One unit of a network: its module path, its shape, and the channel groups of its input and output.

@@ -44,6 +44,10 @@ def check_group(model: nn.Module, number: int, group: ChannelGroup, shared: set[
     for place in group.consumers:
         weight = _check_module(model, place.name, (*CONVOLUTIONS, nn.Linear), shared)
         _check_width(number, place.name, "inputs", weight.shape[1], group.width * place.columns + place.beside)
+    for place in group.scales:
+        path, _, attribute = place.name.rpartition(".")
+        scale = cast(Tensor, getattr(model.get_submodule(path), attribute))
+        _check_width(number, place.name, "entries", scale.shape[place.axis], group.width * place.columns + place.beside)
     return fan_in
 
 

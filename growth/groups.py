@@ -7,22 +7,24 @@ on, ties those of several inputs into one, lines them up, or can't be followed: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 from torch import Tensor, nn
 
-from costs.shapes import Wiring
+from costs.shapes import Unit, Wiring
+from growth.counts import count
 from growth.record import Record
 from growth.steps import Segment, Step, TraceError
 from growth.tracing import trace
-from growth.units import wire
+from growth.units import NoUnitError, wire
 
 __all__ = ["ChannelGraph", "ChannelGroup", "Fixed", "Place", "TraceError", "find_groups"]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a module's axis holds the channels of a group: ``columns`` entries for each of them from ``offset`` on.
+    """Where an axis of a module or parameter holds the channels of a group: ``columns`` entries for each from ``offset`` on.
 
     ``columns`` is above 1 after a flatten.  ``beside`` counts the axis's other entries: other groups in a concatenation, or fixed ones.
     """
@@ -31,6 +33,7 @@ class Place:
     columns: int = 1
     offset: int = 0
     beside: int = 0
+    axis: int = 0  # of a scale, 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,12 @@ class ChannelGroup:
     producers: tuple[str, ...]  # convolutions and linear layers that write it, in execution order
     passengers: tuple[Place, ...]  # rows of the batch norms and depthwise convolutions it passes through
     consumers: tuple[Place, ...]  # input columns of the layers that read it
+    scales: tuple[Place, ...] = ()  # parameters of no layer that it is combined with, along their axis ``axis``
 
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """A convolution or linear layer whose channels can't be split, and why."""
+    """A module with weights whose channels can't be split, and why."""
 
     path: str
     reason: str
@@ -56,23 +60,17 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class ChannelGraph:
-    """What a model is to growth: its groups, numbered by first producer, the layers that can't grow, and its steps (for scoring).
+    """What a model is to growth: its groups, numbered by first producer, the layers that can't grow, its steps (for scoring), and its
+    wiring (for costs).
 
-    ``output`` is the index of the step that gives the class scores; ``price`` is the wiring, or why there is none.
+    ``output`` is the index of the step that gives the class scores.
     """
 
     groups: tuple[ChannelGroup, ...]
     fixed: tuple[Fixed, ...] = ()
     steps: tuple[Step, ...] = ()
     output: int = -1
-    price: Wiring | str = "the graph was not made from a model; use find_groups"
-
-    @property
-    def wiring(self) -> Wiring:
-        """Its units with their groups, for costs.  TraceError names what no unit can hold."""
-        if isinstance(self.price, str):
-            raise TraceError(f"the model has no price: {self.price}")
-        return self.price
+    wiring: Wiring = field(default_factory=lambda: Wiring((), ()))
 
 
 def find_groups(model: nn.Module, example: Tensor) -> ChannelGraph:
@@ -88,14 +86,16 @@ def find_groups(model: nn.Module, example: Tensor) -> ChannelGraph:
         reasons = "; ".join(f"'{one.path}': {one.reason}" for one in fixed)
         raise TraceError(f"the model has no channels to split between its image and its class scores; give it a hidden layer ({reasons})")
     groups = tuple(_group(steps, number) for number in range(count))
-    return ChannelGraph(groups, fixed, steps, output, _price(model, steps, groups))
+    wiring = Wiring(tuple(group.width for group in groups), _units(model, steps, example))
+    return ChannelGraph(groups, fixed, steps, output, wiring)
 
 
-def _price(model: nn.Module, steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> Wiring | str:
+def _units(model: nn.Module, steps: Sequence[Step], example: Tensor) -> tuple[Unit, ...]:
+    """What a device executes, where that can be said; else counts alone."""
     try:
-        return Wiring(tuple(group.width for group in groups), wire(model, steps))
-    except TraceError as error:
-        return str(error)
+        return wire(model, steps)
+    except NoUnitError as error:
+        return count(model, steps, example, str(error))
 
 
 def _pin_unread(record: Record) -> None:
@@ -120,9 +120,19 @@ def _numbered(record: Record) -> tuple[Step, ...]:
 
 
 def _fixed(record: Record) -> tuple[Fixed, ...]:
-    started = [(step.path, step.segments[0].group) for step in record.steps if step.kind == "mix"]
-    reasons = [(path, record.axes.reason(axis)) for path, axis in started if axis is not None]
-    return tuple(Fixed(path, reason) for path, reason in reasons if reason is not None)
+    """In execution order, a module once."""
+    reasons = {
+        step.path: record.opaque.get(step.path) if step.kind != "mix" else record.axes.reason(cast(int, step.segments[0].group))
+        for step in record.steps
+        if step.kind == "mix" or _has_weights(record.model, step)
+    }
+    return tuple(Fixed(path, reason) for path, reason in reasons.items() if reason is not None)
+
+
+def _has_weights(model: nn.Module, step: Step) -> bool:
+    if step.call is None or step.call.op != "call_module":
+        return False
+    return any(parameter.dim() > 1 for parameter in model.get_submodule(step.path).parameters())
 
 
 def _group(steps: Sequence[Step], number: int) -> ChannelGroup:
@@ -130,7 +140,12 @@ def _group(steps: Sequence[Step], number: int) -> ChannelGroup:
     producers = [step for step in own if step.kind == "mix"]
     passengers = [place for step in own if step.kind in ("norm", "depthwise") for place in _places(step.path, step.segments, number)]
     consumers = [place for step in steps if step.kind == "mix" for place in _places(step.path, steps[step.inputs[0]].segments, number)]
-    return ChannelGroup(producers[0].segments[0].width, tuple(step.path for step in producers), tuple(passengers), tuple(consumers))
+    scales = [
+        replace(place, axis=cast(int, step.axis)) for step in own if step.kind == "parameter"
+        for place in _places(step.path, step.segments, number)
+    ]  # fmt: skip
+    width = producers[0].segments[0].width
+    return ChannelGroup(width, tuple(step.path for step in producers), tuple(passengers), tuple(consumers), tuple(scales))
 
 
 def _places(name: str, segments: Sequence[Segment], number: int) -> Iterator[Place]:

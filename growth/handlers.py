@@ -8,33 +8,36 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from growth.movement import moved
-from growth.pointwise import POINTWISE
+from growth.movement import MOVEMENTS, moved
+from growth.pointwise import CONFIGURED, POINTWISE, pointwise_of
 from growth.record import NotFollowedError, Record
 from growth.steps import Call, Slot, Step, Window, key_of
-from growth.ties import concatenated, elementwise
+from growth.ties import DIFFERENCES, PRODUCTS, RATIOS, SUMS, concatenated, elementwise
 
 Handler = Callable[[Record, fx.Node, Any], None]  # (what is known so far, node, its module or None)
 
 
 def handler_of(key: Any) -> Handler | None:
-    return _pointwise if key in POINTWISE else HANDLERS.get(key)
+    return _pointwise if key in POINTWISE or key in CONFIGURED else HANDLERS.get(key)
 
 
-def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def _once(record: Record, node: fx.Node) -> None:
+def _once(record: Record, node: fx.Node, module: nn.Module) -> None:
     """Weights may be used once only: their channels would belong to two places."""
     if str(node.target) in record.shared:
         raise NotFollowedError("has weights that are used twice; give each call a module of its own")
+    if "weight" not in module._parameters:
+        raise NotFollowedError("has a weight that is computed from others; remove its weight or spectral norm")
 
 
 def _along(record: Record, node: fx.Node, axis: int) -> Step:
@@ -45,9 +48,17 @@ def _along(record: Record, node: fx.Node, axis: int) -> Step:
     return before
 
 
-def _conv(record: Record, node: fx.Node, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
-    _once(record, node)
+def _maps(record: Record, node: fx.Node, dimensions: int) -> Step:
+    """The source, once it is known to be a batch of maps with so many dimensions; their channels come before those."""
     before = _along(record, node, 1)
+    if len(before.shape) != 2 + dimensions:
+        raise NotFollowedError(f"reads shape {before.shape}, which is no batch of maps of {dimensions} dimensions")
+    return before
+
+
+def _conv(record: Record, node: fx.Node, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+    _once(record, node, module)
+    before = _maps(record, node, len(module.kernel_size))
     window = _window(module)
     if module.groups == 1:
         record.start(node, 1, window=window)
@@ -71,14 +82,14 @@ def _window(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Window:
     return Window(module.kernel_size, module.stride, padding, module.dilation)
 
 
-def _linear(record: Record, node: fx.Node, _module: nn.Linear) -> None:
-    _once(record, node)
+def _linear(record: Record, node: fx.Node, module: nn.Linear) -> None:
+    _once(record, node, module)
     before = _along(record, node, -1)
     record.start(node, len(before.shape) - 1)
 
 
 def _norm(record: Record, node: fx.Node, module: nn.BatchNorm2d) -> None:
-    _once(record, node)
+    _once(record, node, module)
     _along(record, node, 1)
     if module.running_mean is None:
         raise NotFollowedError("keeps no running statistics, so it can't be frozen; set track_running_stats=True")
@@ -89,20 +100,28 @@ def _mixing_norm(_record: Record, _node: fx.Node, _module: nn.Module | None) -> 
     raise NotFollowedError("takes its statistics over several channels, which copies of some of them would change")
 
 
+def _attention(_record: Record, _node: fx.Node, _module: nn.Module | None) -> None:
+    raise NotFollowedError("divides one width among its heads, so that neither can grow")
+
+
 def _pointwise(record: Record, node: fx.Node, module: nn.Module | None) -> None:
-    extra = {"inplace", "input", *(("approximate",) if node.kwargs.get("approximate") == "none" else ())}
-    takes_inplace = (functional.relu, functional.silu, functional.relu6, functional.hardswish, functional.hardsigmoid)
-    positional = node.args[1:2] if node.target in takes_inplace else ()  # of no consequence
-    if len(node.args) > 1 + len(positional) or set(node.kwargs) - extra or getattr(module, "approximate", "none") != "none":
-        raise NotFollowedError("is called in a variant whose derivatives are unknown; use its plain form or register your own")
-    record.keep(node, "pointwise", pointwise=POINTWISE[key_of(node, module)])
+    if getattr(module, "approximate", node.kwargs.get("approximate", "none")) == "none":
+        record.keep(node, "pointwise", pointwise=pointwise_of(key_of(node, module), module))
+    else:
+        elementwise(record, node, module)
 
 
-def _pool(record: Record, node: fx.Node, module: nn.Module | None) -> None:
-    """Pooling and resizing of maps: channel by channel, whatever the settings."""
+def _pool(record: Record, node: fx.Node, _module: nn.Module | None, dimensions: int = 2) -> None:
+    """Pooling of maps: channel by channel, whatever the settings."""
+    _maps(record, node, dimensions)
+    record.keep(node, "channelwise")
+
+
+_pool1d = partial(_pool, dimensions=1)
+
+
+def _resize(record: Record, node: fx.Node, _module: nn.Module | None) -> None:
     _along(record, node, 1)
-    if getattr(module, "return_indices", False) or argument(node, 6, "return_indices", False) is True:
-        raise NotFollowedError("returns indices")
     record.keep(node, "channelwise")
 
 
@@ -112,13 +131,14 @@ def _max_pool(record: Record, node: fx.Node, module: nn.MaxPool2d | None) -> Non
     if module is not None:
         given = [getattr(module, name) for name in names]
     else:
-        given = [argument(node, place + 1, name, default) for place, (name, default) in enumerate(zip(names, defaults, strict=True))]
+        given = [_argument(node, place + 1, name, default) for place, (name, default) in enumerate(zip(names, defaults, strict=True))]
     kernel, stride, padding, dilation, ceil_mode, indices = given
-    _along(record, node, 1)
-    if indices:
-        raise NotFollowedError("returns indices")
     window = Window(*map(_pair, (kernel, stride or kernel, padding, dilation)))
-    record.keep(node, "channelwise" if ceil_mode or window.square is None else "max_pool", window=window)
+    if ceil_mode or indices or window.square is None:
+        _pool(record, node, module)
+    else:
+        _maps(record, node, 2)
+        record.keep(node, "max_pool", window=window)
 
 
 def _pair(setting: Any) -> tuple[int, ...]:
@@ -126,8 +146,8 @@ def _pair(setting: Any) -> tuple[int, ...]:
 
 
 def _adaptive_pool(record: Record, node: fx.Node, module: nn.AdaptiveAvgPool2d | None) -> None:
-    _along(record, node, 1)
-    size = module.output_size if module is not None else argument(node, 1, "output_size", None)
+    _maps(record, node, 2)
+    size = module.output_size if module is not None else _argument(node, 1, "output_size", None)
     whole = set(_pair(size)) == {1}
     call = Call("call_function", functional.adaptive_avg_pool2d, (Slot(0), 1)) if whole else None
     record.keep(node, "global_pool" if whole else "channelwise", call=call)
@@ -135,7 +155,7 @@ def _adaptive_pool(record: Record, node: fx.Node, module: nn.AdaptiveAvgPool2d |
 
 def _mean(record: Record, node: fx.Node, _module: None) -> None:
     before = record.steps[record.source(node)]
-    dims, keepdim = argument(node, 1, "dim", None), bool(argument(node, 2, "keepdim", False))
+    dims, keepdim = _argument(node, 1, "dim", None), bool(_argument(node, 2, "keepdim", False))
     rank = len(before.shape)
     taken = sorted({dim % rank for dim in (dims if isinstance(dims, (tuple, list)) else [dims]) if isinstance(dim, int)})
     if not taken or before.axis in taken:
@@ -155,20 +175,19 @@ HANDLERS: dict[Any, Handler] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _norm, nn.BatchNorm2d: _norm, nn.BatchNorm3d: _norm,
     nn.LayerNorm: _mixing_norm, functional.layer_norm: _mixing_norm, nn.GroupNorm: _mixing_norm, functional.group_norm: _mixing_norm,
-    operator.add: elementwise, operator.iadd: elementwise, torch.add: elementwise, "add": elementwise, "add_": elementwise,
-    operator.sub: elementwise, operator.isub: elementwise, torch.sub: elementwise, "sub": elementwise, operator.neg: elementwise,
-    operator.mul: elementwise, operator.imul: elementwise, torch.mul: elementwise, "mul": elementwise, "mul_": elementwise,
-    operator.truediv: elementwise, operator.itruediv: elementwise, torch.div: elementwise, "div": elementwise,
+    nn.MultiheadAttention: _attention,
+    **dict.fromkeys((*SUMS, *DIFFERENCES, *PRODUCTS, *RATIOS, operator.neg, torch.neg), elementwise),
+    **dict.fromkeys((operator.pow, torch.pow, "pow", torch.square, torch.exp, torch.log, torch.sqrt, torch.erf), elementwise),
+    **dict.fromkeys((nn.Softplus, functional.softplus, nn.Mish, functional.mish, nn.CELU, functional.celu), elementwise),
+    **dict.fromkeys((nn.Softsign, functional.softsign, nn.LogSigmoid, functional.logsigmoid), elementwise),
     torch.cat: concatenated, torch.concat: concatenated,
     nn.MaxPool2d: _max_pool, functional.max_pool2d: _max_pool, torch.max_pool2d: _max_pool,
-    nn.AvgPool2d: _pool, functional.avg_pool2d: _pool, nn.MaxPool1d: _pool, nn.AvgPool1d: _pool,
-    nn.AdaptiveMaxPool2d: _pool, functional.adaptive_max_pool2d: _pool, nn.AdaptiveAvgPool1d: _pool, nn.AdaptiveMaxPool1d: _pool,
-    nn.Upsample: _pool, functional.interpolate: _pool,
+    nn.AvgPool2d: _pool, functional.avg_pool2d: _pool, nn.AdaptiveMaxPool2d: _pool, functional.adaptive_max_pool2d: _pool,
+    nn.MaxPool1d: _pool1d, nn.AvgPool1d: _pool1d, nn.AdaptiveAvgPool1d: _pool1d, nn.AdaptiveMaxPool1d: _pool1d,
+    nn.Upsample: _resize, functional.interpolate: _resize,
     nn.AdaptiveAvgPool2d: _adaptive_pool, functional.adaptive_avg_pool2d: _adaptive_pool,
     torch.mean: _mean, "mean": _mean,
-    nn.Flatten: moved, torch.flatten: moved, "flatten": moved, "view": moved, "reshape": moved, torch.reshape: moved,
-    torch.permute: moved, "permute": moved, torch.transpose: moved, "transpose": moved, "contiguous": moved,
-    torch.unsqueeze: moved, "unsqueeze": moved, torch.squeeze: moved, "squeeze": moved, "expand": moved, operator.getitem: moved,
+    **dict.fromkeys(MOVEMENTS, moved),
     nn.LogSoftmax: _class_scores, functional.log_softmax: _class_scores, torch.log_softmax: _class_scores, "log_softmax": _class_scores,
     nn.Softmax: _class_scores, functional.softmax: _class_scores, torch.softmax: _class_scores, "softmax": _class_scores,
 }  # fmt: skip

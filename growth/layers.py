@@ -52,11 +52,11 @@ class Mix(Layer):
     window: Window | None  # None for linear
 
     def value(self, x: Sequence[Tensor]) -> Tensor:
-        return self._apply(x[0], _rows(self.weight, self.scale), self.shift)
+        return self._apply(x[0], rows(self.weight, self.scale), self.shift)
 
     def push(self, x: Tensor, v: Tensor) -> Tensor:
         """The change of the output when the weight changes by ``v`` [C_out, fan-in]."""
-        return self._apply(x, _rows(v.reshape(self.weight.shape), self.scale), None)
+        return self._apply(x, rows(v.reshape(self.weight.shape), self.scale), None)
 
     def pull(self, x: Tensor, r: Tensor) -> Tensor:
         """The transpose of ``push``: the gradient of the weight, [C_out, fan-in], for the gradient ``r`` of the output."""
@@ -64,8 +64,8 @@ class Mix(Layer):
             gradient = r.flatten(0, -2).T @ x.flatten(0, -2)
         else:
             gradient = _conv_backward(r, x, self.weight, self.window, of_weight=True)
-        rows = gradient.flatten(1)
-        return rows if self.scale is None else rows.mul_(self.scale.unsqueeze(1))
+        flat = gradient.flatten(1)
+        return flat if self.scale is None else flat.mul_(self.scale.unsqueeze(1))
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, bias) if self.window is None else _convolve(x, weight, bias, self.window)
@@ -144,8 +144,8 @@ class Sum(Channelwise):
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed(Channelwise):
-    """A pooling or flatten of one value: without weights, and linear near its saved input."""
+class Weightless(Channelwise):
+    """A pooling, flatten, ... of one value: linear near its saved input."""
 
     call: Callable[[Sequence[Tensor]], Tensor]
 
@@ -166,7 +166,8 @@ class Fixed(Channelwise):
             return torch.autograd.grad(self.call([x]), x, r)
 
 
-def _rows(weight: Tensor, scale: Tensor | None) -> Tensor:
+def rows(weight: Tensor, scale: Tensor | None) -> Tensor:
+    """The weight with the scale of a folded norm on its rows."""
     return weight if scale is None else weight * scale.view(-1, *[1] * (weight.dim() - 1))
 
 

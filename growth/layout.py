@@ -31,17 +31,18 @@ class Grown:
 
 
 class Places:
-    """By module, what grows among its rows, and what among its columns."""
+    """What grows: among the rows and among the columns of modules, by module, and in scales, by parameter."""
 
     def __init__(self, graph: ChannelGraph, families: Sequence[Family]) -> None:
         self.rows: dict[str, list[Grown]] = {}
         self.columns: dict[str, list[Grown]] = {}
+        self.scales: dict[str, list[Grown]] = {}
         for number in dict.fromkeys(family.group for family in families):
             group, own = graph.groups[number], [family for family in families if family.group == number]
-            for place in (*map(Place, group.producers), *group.passengers):
-                self.rows.setdefault(place.name, []).append(Grown(place, group.width, own))
-            for place in group.consumers:
-                self.columns.setdefault(place.name, []).append(Grown(place, group.width, own))
+            written = (*map(Place, group.producers), *group.passengers)
+            for found, places in ((self.rows, written), (self.columns, group.consumers), (self.scales, group.scales)):
+                for place in places:
+                    found.setdefault(place.name, []).append(Grown(place, group.width, own))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from growth.record import NotFollowedError, Record, call_of
-from growth.steps import Call, Slot, Step
+from growth.steps import Call, Slot, Step, key_of
 
-_SIZED = ("view", "reshape", "expand")  # take sizes as numbers
+_SIZED = ("view", "reshape", "expand", torch.reshape)  # take sizes as numbers
+_IN_ORDER = (
+    nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape, "contiguous",
+    torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze",
+)  # fmt: skip
+MOVEMENTS = (*_IN_ORDER, "expand", torch.permute, "permute", torch.transpose, "transpose", operator.getitem)
 
 
-def moved(record: Record, node: fx.Node, _module: Any) -> None:
+def moved(record: Record, node: fx.Node, module: nn.Module | None) -> None:
     """Add the step with its channels where the movement takes them."""
     before = record.steps[record.index[node.all_input_nodes[0]]]
-    shape = record.results.shapes.get(node)
-    if not before.segments or shape is None:
-        record.give_up(node, "gives several tensors")
+    shape = record.shape(node)
+    if not before.segments:
+        record.add(node, "opaque")
         return
+    if len(record.tensors(node)) > 1:
+        raise NotFollowedError("moves them by the values of another tensor")
     axis, columns = _follow(record, node, before)
     _check_sizes(node, axis)
-    if shape == before.shape and axis == before.axis:
-        record.alias(node, record.source(node))
-        return
     segments = [replace(segment, columns=segment.columns * columns) for segment in before.segments]
-    if before.axis == 1 and len(shape) == 2 and axis == 1:
+    in_order = key_of(node, module) in _IN_ORDER  # no entry changes its place in memory
+    if in_order and shape == before.shape:
+        record.alias(node, record.source(node))
+    elif in_order and before.axis == 1 and len(shape) == 2 and axis == 1:
         record.add(node, "flatten", 1, segments, call=Call("call_function", torch.flatten, (Slot(0), 1)))
     else:
         record.add(node, "channelwise", axis, segments)
@@ -50,7 +57,7 @@ def _follow(record: Record, node: fx.Node, before: Step) -> tuple[int, int]:
 
 def _check_sizes(node: fx.Node, axis: int) -> None:
     """Where sizes are given, that of the channel axis must follow from the input's, or it would no longer fit once they grow."""
-    if node.target not in _SIZED and node.target is not torch.reshape:
+    if node.target not in _SIZED:
         return
     sizes = node.args[1] if len(node.args) > 1 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
     size = sizes[axis] if axis < len(sizes) else node.kwargs

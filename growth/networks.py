@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from costs.families import Network
-from costs.shapes import Activation, LayerShape
+from costs.shapes import Activation, Counted, LayerShape
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU}
 CLASSIFIER_STD = 0.01  # small, so that a new network starts near equal class scores
@@ -65,6 +65,8 @@ def _block(model: nn.Sequential, path: str) -> Block:
 
 def unit_module(shape: LayerShape) -> nn.Module:
     """The layers of one unit, without its residual addition, which is the block's, and without a flatten before a linear layer."""
+    if isinstance(shape, Counted):
+        raise TypeError(f"{shape} is no unit that can be built or measured")
     if shape.op == "linear":
         return nn.Linear(shape.in_channels, shape.out_channels)
     if shape.op == "max_pool":

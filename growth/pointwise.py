@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -131,3 +132,18 @@ POINTWISE: dict[Any, Pointwise] = {
     nn.Tanh: TANH, torch.tanh: TANH, functional.tanh: TANH, "tanh": TANH,
     nn.GELU: GELU, functional.gelu: GELU,
 }  # fmt: skip
+
+
+def leaky_relu(slope: float) -> Pointwise:
+    def derivatives(y: Tensor) -> tuple[Tensor, None]:
+        return torch.ones_like(y).where(y > 0, slope), None
+
+    return Pointwise("leaky_relu", partial(functional.leaky_relu, negative_slope=slope), derivatives, ((0, 1 - slope),))
+
+
+# Modules whose function depends on their settings.
+CONFIGURED: dict[type[nn.Module], Callable[[Any], Pointwise]] = {nn.LeakyReLU: lambda module: leaky_relu(module.negative_slope)}
+
+
+def pointwise_of(key: Any, module: nn.Module | None) -> Pointwise:
+    return POINTWISE[key] if key in POINTWISE else CONFIGURED[key](module)

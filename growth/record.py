@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx, nn
@@ -30,10 +30,11 @@ class Results:
 class Record:
     model: nn.Module
     results: Results
-    shared: frozenset[str] = frozenset()  # paths of modules whose weights are used more than once
+    shared: frozenset[str] = frozenset()  # paths of parameters, and of modules with some, that are used more than once
     steps: list[Step] = field(default_factory=list)
     index: dict[fx.Node, int] = field(default_factory=dict)
     axes: Axes = field(default_factory=Axes)
+    opaque: dict[str, str] = field(default_factory=dict)  # paths of modules that can't be followed, and why
 
     def source(self, node: fx.Node) -> int:
         """Index of the step whose tensor the node reads first."""
@@ -41,6 +42,11 @@ class Record:
         if not isinstance(first, fx.Node) or first not in self.results.shapes:
             raise NotFollowedError("does not read a tensor of the model first")
         return self.index[first]
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        if node not in self.results.shapes:
+            raise NotFollowedError("gives several tensors")
+        return self.results.shapes[node]
 
     def tensors(self, node: fx.Node) -> list[int]:
         """Indices of the steps whose tensors (or tuples of them) the node reads."""
@@ -55,10 +61,10 @@ class Record:
     ) -> None:
         """Append a step.  ``call`` replaces the call as traced where that says the same with fewer inputs: its one input is the source."""
         inputs = tuple(self.index[read] for read in node.all_input_nodes) if call is None else (self.source(node),)
-        path = str(node.target) if node.op == "call_module" else node.name
+        path = str(node.target) if node.op in ("call_module", "get_attr") else node.name
         axis = axis if segments else None
         self.index[node] = len(self.steps)
-        shape = self.results.shapes.get(node, ())
+        shape = () if kind in ("number", "opaque") and node not in self.results.shapes else self.shape(node)
         self.steps.append(
             Step(kind, path, inputs, shape, axis, tuple(segments), call=call or call_of(node, node in self.results.overwriting), **fields)
         )
@@ -70,14 +76,20 @@ class Record:
 
     def start(self, node: fx.Node, axis: int, **fields: Any) -> tuple[Segment, ...]:
         """Append a mix, which starts a channel axis of its own."""
-        segments = (Segment(self.axes.new(), self.results.shapes[node][axis]),)
+        segments = (Segment(self.axes.new(), self.shape(node)[axis]),)
         self.add(node, "mix", axis, segments, **fields)
         return segments
 
+    def adopt(self, parameter: Step, axis: int, segments: Sequence[Segment]) -> None:
+        """From now on the entries of ``parameter`` along ``axis`` belong to these channels."""
+        self.steps[self.steps.index(parameter)] = replace(parameter, axis=axis, segments=tuple(segments))
+
     def give_up(self, node: fx.Node, reason: str, kind: Kind = "opaque") -> None:
         """Fix whatever channels the node reads, and know nothing of those it writes."""
-        what = f"module '{node.target}' ({type(self.model.get_submodule(str(node.target))).__name__})" if node.op == "call_module" else ""
-        what = what or f"'{node.name}' ({name_of(node)}){inside(node)}"
+        what = f"'{node.name}' ({name_of(node)}){inside(node)}"
+        if node.op == "call_module":
+            what = f"module '{node.target}' ({type(self.model.get_submodule(str(node.target))).__name__})"
+            self.opaque[str(node.target)] = f"it {reason}"
         for source in self.tensors(node):
             self.axes.pin(self.steps[source].segments, f"its channels reach {what}, which {reason}")
         self.add(node, kind)

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from growth.groups import ChannelGraph
-from growth.layers import Bend, Channelwise, Depthwise, Fixed, Layer, Mix, Operation, Saved, Sum
+from growth.layers import Bend, Channelwise, Depthwise, Layer, Mix, Operation, Saved, Sum, Weightless, rows
 from growth.steps import Step, Window
 
-_POOLED = ("max_pool", "global_pool", "flatten", "channelwise")
+_WEIGHTLESS = ("max_pool", "global_pool", "flatten", "channelwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def lower(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
             layers.append(Bend(step.inputs, index, step.pointwise, index not in bending))
         elif step.kind == "add":
             layers.append(Sum(step.inputs, index))
-        elif step.kind in _POOLED and len(step.inputs) == 1:
-            layers.append(Fixed(step.inputs, index, call))
+        elif step.kind in _WEIGHTLESS and len(step.inputs) == 1:
+            layers.append(Weightless(step.inputs, index, call))
         else:
             layers.append(Operation(step.inputs, index, call))
     return layers
@@ -101,17 +101,14 @@ def closed(graph: ChannelGraph) -> set[int]:
     """The groups whose segment has a closed form: alone on their axes, through layers that know their tangent and its transpose."""
     readers = _readers(graph.steps)
     folded = _folded(graph.steps, readers)
+    known = {
+        index for index, step in enumerate(graph.steps)
+        if step.kind in ("mix", "depthwise", "add")
+        or (step.kind in _WEIGHTLESS and len(step.inputs) == 1)
+        or (step.kind == "pointwise" and readers[step.inputs[0]] == [index])
+    } | folded  # fmt: skip
     others = {
-        segment.group
-        for index, step in enumerate(graph.steps)
-        for segment in step.segments
-        if step.only is None
-        or not (
-            step.kind in ("mix", "depthwise", "add")
-            or (step.kind == "norm" and index in folded)
-            or (step.kind == "pointwise" and readers[step.inputs[0]] == [index])
-            or (step.kind in _POOLED and len(step.inputs) == 1)
-        )
+        segment.group for index, step in enumerate(graph.steps) for segment in step.segments if step.only is None or index not in known
     }
     return set(range(len(graph.groups))) - others
 
@@ -179,8 +176,7 @@ def _convolution(model: nn.Module, steps: Sequence[Step], index: int, norm: int 
     output = index if norm is None else norm
     if step.kind == "mix":
         return Mix(step.inputs, output, weight, scale, shift, step.window)
-    weight = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
-    return Depthwise(step.inputs, output, weight, shift, cast(Window, step.window))
+    return Depthwise(step.inputs, output, rows(weight, scale), shift, cast(Window, step.window))
 
 
 def _affine(model: nn.Module, step: Step) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from growth.bends import Linearised, linearise
 from growth.groups import ChannelGraph
-from growth.layers import Bend, Fixed, Mix, Saved
+from growth.layers import Bend, Mix, Saved, Weightless
 from growth.pointwise import SOFTPLUS, Curvature
 from growth.segments import Segment, lower, producers, segments
 from growth.tracing import evaluating
@@ -146,7 +146,7 @@ class SplittingProduct:
                     f"the loss is {loss.item()} on batch {number} of the splitting product; lower the learning rate or the split step"
                 )
             edges = [values[bend.output] for bend in bends] + list(read.values())
-            gradients = list(torch.autograd.grad(loss, edges, materialize_grads=True))
+            gradients = torch.autograd.grad(loss, edges, materialize_grads=True) if edges else ()  # none: nothing bends
         values = {index: value.detach() if isinstance(value, Tensor) else value for index, value in values.items()}
         merged = dict(zip(read, gradients[len(bends) :], strict=True))
         opened = [mix for mixes in self.open.values() for mix in mixes]
@@ -174,7 +174,7 @@ class SplittingProduct:
         saved = {bend.output: self._bend(bend, values[bend.inputs[0]], r) for bend, r in zip(bends, gradients, strict=True)}
         for segment in self.segments.values():
             saved |= {
-                layer.output: (values[layer.inputs[0]],) if isinstance(layer, Fixed) else ()
+                layer.output: (values[layer.inputs[0]],) if isinstance(layer, Weightless) else ()
                 for layer in segment.layers
                 if not isinstance(layer, Bend)
             }

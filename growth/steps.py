@@ -1,8 +1,10 @@
 """The steps of a traced model: what each operation does to the channels of the values it reads.
 
 A *mix* (convolution, linear) reads one channel axis and writes a new one.  *depthwise*, *norm*, *pointwise*, pooling and other
-*channelwise* steps act channel by channel; *add* and *combine* (a gate, a broadcast sum) tie the channels of several values; *cat* lines
-axes up; *flatten* gives several entries per channel.  A *number* is a size or the like.  Behind an *opaque* step channels are not known.
+*channelwise* steps, which are linear, act channel by channel; *add* and *elementwise* (a gate, a broadcast sum, an activation without a
+closed form) also tie the channels of several values; *cat* lines axes up; *flatten* gives several entries per channel.  A *parameter*
+of the model's own, such as a scale, takes the channels of what it meets; a *number* is a size or the like.  Behind an *opaque* step
+channels are not known.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from torch.fx.node import map_aggregate
 from growth.pointwise import Pointwise
 
 Kind = Literal[
-    "image", "mix", "depthwise", "norm", "pointwise", "add", "combine", "cat", "max_pool", "global_pool", "flatten", "channelwise",
-    "number", "class_scores", "opaque",
+    "image", "mix", "depthwise", "norm", "pointwise", "add", "elementwise", "cat", "max_pool", "global_pool", "flatten", "channelwise",
+    "parameter", "number", "class_scores", "opaque",
 ]  # fmt: skip
 
 

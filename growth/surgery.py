@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from growth.fitting import CONVOLUTIONS, NORMS, check_group, features, shared_weights
 from growth.groups import ChannelGraph, ChannelGroup
-from growth.layout import Axis, Family, Places
+from growth.layout import Axis, Family, Grown, Places
 from growth.offspring import Offspring, Split, apart, check_offspring, check_split
 
 __all__ = ["ChannelMap", "Offspring", "Split", "add_channels", "widen"]
@@ -85,6 +85,11 @@ def add_channels(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offs
     for name, axis in rows.items():
         for tensor in _take_rows(wider.get_submodule(name), axis):
             sources[f"{name}.{tensor}"], unlike[f"{name}.{tensor}"] = (axis.old, None), (axis.unlike_rows, None)
+    for name, grown in places.scales.items():
+        axis = _take_entries(wider, name, grown)
+        first = grown[0].place.axis == 0
+        sources[name] = (axis.old, None) if first else (None, axis.old)
+        unlike[name] = (axis.unlike_rows, None) if first else (None, axis.unlike_rows)
     for family in families:
         _move_rows(wider, graph.groups[family.group], family)
         _set_statistics(wider, graph.groups[family.group], family, rows)
@@ -134,6 +139,16 @@ def _take_rows(module: nn.Module, axis: Axis) -> list[str]:
     elif isinstance(module, NORMS):
         module.num_features = width
     return names
+
+
+def _take_entries(model: nn.Module, name: str, grown: Sequence[Grown]) -> Axis:
+    """Copy the parents' entries of a scale."""
+    path, _, attribute = name.rpartition(".")
+    module, along = model.get_submodule(path), grown[0].place.axis
+    old = _tensor(module, attribute).detach()
+    axis = Axis.of(old.shape[along], grown)
+    _replace(module, attribute, old.index_select(along, axis.old.to(old.device)))
+    return axis
 
 
 def _move_rows(wider: nn.Module, group: ChannelGroup, family: Family) -> None:

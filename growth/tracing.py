@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Record, int]:
     """The steps of ``model`` in execution order with their channel axes, and the index of its output.  The model is left as found."""
     with evaluating(model), torch.no_grad():
         graph = _symbolic(model)
+        _refuse_training_heads(model, graph.graph)
         run = _Run(graph)
         run.run(example)
         record = Record(model, run.results, _shared(model, graph.graph))
@@ -99,17 +101,39 @@ class _Run(fx.Interpreter):
         return value
 
 
+def _refuse_training_heads(model: nn.Module, graph: fx.Graph) -> None:
+    """A layer that only training reaches may read channels that grow, and the trace, in eval mode, would not know."""
+    weighted = {path for path, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))}
+    idle = weighted - _reached(weighted, graph)
+    if not idle:
+        return
+    model.train()
+    trained = _symbolic(model).graph
+    model.eval()
+    for path in sorted(_reached(idle, trained)):
+        raise TraceError(
+            f"module '{path}' is used in training only, so the channels that it reads are not known; remove its head before growth"
+        )
+
+
+def _reached(paths: set[str], graph: fx.Graph) -> set[str]:
+    """The modules among ``paths`` that the graph reads, as part of another or by a parameter."""
+    read = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    read |= {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    return {path for path in paths if not read.isdisjoint(accumulate(path.split("."), "{}.{}".format))}
+
+
 def _shared(model: nn.Module, graph: fx.Graph) -> frozenset[str]:
-    """Paths of the modules with a weight that is read more than once."""
+    """Paths of the parameters, and of the modules with one, that are read more than once."""
     uses: Counter[int] = Counter()
     modules = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for path in modules:
         uses.update({id(parameter) for parameter in model.get_submodule(path).parameters()})
-    uses.update(id(attribute(model, str(node.target))) for node in graph.nodes if node.op == "get_attr")
-    once = Counter(modules)
-    return frozenset(
-        path for path in modules if once[path] > 1 or any(uses[id(parameter)] > 1 for parameter in model.get_submodule(path).parameters())
-    )
+    attributes = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    uses.update(id(attribute(model, path)) for path in attributes)
+    calls = Counter(modules)
+    shared = {path for path in modules if calls[path] > 1 or any(uses[id(p)] > 1 for p in model.get_submodule(path).parameters())}
+    return frozenset(shared | {path for path in attributes if uses[id(attribute(model, path))] > 1})
 
 
 def _lower(record: Record, graph: fx.Graph) -> int:
@@ -123,16 +147,28 @@ def _lower(record: Record, graph: fx.Graph) -> int:
                 record.steps.append(Step("image", node.name, (), record.results.shapes[node]))
         elif node in record.results.numbers:
             record.add(node, "number")
-        elif node in record.results.unchanged and node.op != "get_attr":
+        elif node.op == "get_attr":
+            record.add(node, "opaque" if str(node.target) in record.shared else "parameter")
+        elif node in record.results.unchanged:
             record.alias(node, record.source(node))
         else:
             _step(record, node)
+        if node in record.results.overwriting:
+            _overwrite(record, node)
     return output
+
+
+def _overwrite(record: Record, node: fx.Node) -> None:
+    """Whoever reads what the node changed in place reads the node's value from now on."""
+    (old,) = {record.index[read] for read in node.args[:1] if isinstance(read, fx.Node)}
+    for read, index in record.index.items():
+        if index == old:
+            record.index[read] = record.index[node]
 
 
 def _step(record: Record, node: fx.Node) -> None:
     module = record.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-    handler = handler_of(key_of(node, module)) if node.op != "get_attr" else None
+    handler = handler_of(key_of(node, module))
     try:
         if handler is None:
             raise NotFollowedError("does something unknown to them; register an activation in growth.pointwise.POINTWISE")

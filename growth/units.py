@@ -14,11 +14,15 @@ from typing import cast
 from torch import nn
 
 from costs.shapes import Activation, LayerShape, Op, Unit
-from growth.steps import Step, TraceError
+from growth.steps import Step
 
 # costs has a word for the activations that a profiler measures; "other" has exact counts, and no entry in a measured table
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "relu": "relu"}
 _OPS: dict[str, Op] = {"depthwise": "conv2d", "max_pool": "max_pool", "global_pool": "global_pool"}
+
+
+class NoUnitError(ValueError):
+    """The model holds something that is in no unit, or that ``LayerShape`` can't say; the message names it."""
 
 
 @dataclass(slots=True)
@@ -49,10 +53,10 @@ class _Parts:
 
 
 def wire(model: nn.Module, steps: Sequence[Step]) -> tuple[Unit, ...]:
-    """All units in execution order.  TraceError for a step that no unit can hold, or a shape that ``LayerShape`` can't say."""
+    """All units in execution order.  NoUnitError for a step that no unit can hold, or a shape that ``LayerShape`` can't say."""
     for step in steps:
-        if step.kind in ("combine", "cat", "channelwise", "opaque"):
-            raise TraceError(f"'{step.path}' ({step.kind}) is in no unit that a device executes")
+        if step.kind in ("elementwise", "cat", "channelwise", "opaque"):
+            raise NoUnitError(f"'{step.path}' ({step.kind}) is in no unit that a device executes")
     units = _gather(steps)
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     return tuple(_unit(model, steps, units[start], layers) for start in sorted(units))
@@ -76,7 +80,7 @@ def _gather(steps: Sequence[Step]) -> dict[int, _Parts]:
             taken.add(index)
     for index, step in enumerate(steps):
         if step.kind in ("norm", "pointwise", "add") and index not in taken:
-            raise TraceError(
+            raise NoUnitError(
                 f"{step.kind} '{step.path}' does not directly follow a convolution or linear layer that only it reads, so it has no price; "
                 "put it behind one, in the order norm, addition, activation"
             )
@@ -106,10 +110,10 @@ def _shape(model: nn.Module, step: Step, source: Step, parts: _Parts) -> LayerSh
     if len(source.shape) == 2:
         return LayerShape("linear", inputs, outputs, norm=norm, activation=activation, residual=parts.residual)
     if len(source.shape) != 4:
-        raise TraceError(f"'{step.path}' reads shape {source.shape}; only images [B, C, H, W] and vectors [B, C] can be priced")
+        raise NoUnitError(f"'{step.path}' reads shape {source.shape}; only images [B, C, H, W] and vectors [B, C] can be priced")
     square = (1, 1, 0) if step.window is None else step.window.square
     if square is None:
-        raise TraceError(f"'{step.path}' is dilated or not square; only square kernels, strides and paddings can be priced")
+        raise NoUnitError(f"'{step.path}' is dilated or not square; only square kernels, strides and paddings can be priced")
     kernel, stride, _ = square
     groups = cast(int, model.get_submodule(step.path).groups) if step.kind in ("mix", "depthwise") else 1
     height, width = source.shape[2:]
@@ -117,7 +121,7 @@ def _shape(model: nn.Module, step: Step, source: Step, parts: _Parts) -> LayerSh
         _OPS.get(step.kind, "conv2d"), inputs, outputs, kernel, stride, groups, height, width, norm, activation, parts.residual
     )  # fmt: skip
     if shape.op != "global_pool" and shape.output_size != step.shape[2:]:
-        raise TraceError(
+        raise NoUnitError(
             f"'{step.path}' maps {source.shape[2:]} to {step.shape[2:]} pixels where {shape} gives {shape.output_size}; "
             "only padding by kernel // 2 can be priced"
         )

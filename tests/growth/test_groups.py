@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from costs.families import Family, Network, default_widths
-from growth.groups import ChannelGroup, Place, TraceError, find_groups
-from growth.networks import build
+from costs.shapes import Counted
+from costs.table import Calibration, CostTable, NoCost, Setting, TableCost
+from growth.groups import ChannelGraph, ChannelGroup, Place, TraceError, find_groups
+from growth.networks import build, unit_module
+from growth.reference import reference_product
+from growth.splitting import SplittingProduct
+from growth.surgery import Split, widen
 
 torch.set_num_threads(1)
 
@@ -123,7 +128,7 @@ class Concatenates(nn.Module):
 
 class Shifts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x / 2 + 1
+        return 1 - (x / 2 + 1) ** 2
 
 
 class Gates(nn.Module):
@@ -135,6 +140,20 @@ class Gates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(self.second(torch.relu(self.first(x.mean((2, 3), keepdim=True))))) * x
+
+
+class Chooses(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, x.mean((0, 2, 3)).argsort()]
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)[0]
 
 
 class OneGate(nn.Module):
@@ -149,12 +168,36 @@ class OneGate(nn.Module):
 
 
 class AddsParameter(nn.Module):
-    def __init__(self) -> None:
+    """Through another layout: the parameter's channels come last, where surgery can't reach them, or first."""
+
+    def __init__(self, *before: int) -> None:
         super().__init__()
-        self.shift = nn.Parameter(torch.zeros(4, 1, 1))
+        self.shift, self.order = nn.Parameter(torch.randn(*before, 4)), (0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.shift
+        return (x.permute(0, 2, 3, 1) + self.shift).permute(0, 3, 1, 2)
+
+
+class Scales(nn.Module):
+    """Parameters over one group and over two; one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift, self.both = (
+            nn.Parameter(torch.randn(4, 1, 1)),
+            nn.Parameter(torch.randn(1, 4, 8, 8)),
+            nn.Parameter(torch.randn(8, 1, 1)),
+        )
+        self.conv, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x * self.scale + self.shift)
+        return x + self.last(torch.sigmoid(torch.cat([y, self.conv(y)], 1) * self.both))
+
+
+class ScalesBySize(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.shape[1]
 
 
 class ThereAndBack(nn.Module):
@@ -164,6 +207,29 @@ class ThereAndBack(nn.Module):
         b, c, h, w = x.shape
         y = x.permute(0, 2, 3, 1)[:, 1:].reshape(b, -1, c)
         return y.transpose(1, 2).view(b, c, h - 1, w)
+
+
+class Turns(nn.Module):
+    """Height and width change places, which leaves the shape of a square map as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(2, 3) + 2 * x
+
+
+class Corner(nn.Module):
+    """One pixel, by a slice that looks like a flatten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 0, 1].unsqueeze(2).unsqueeze(3)
+
+
+class InPlace(nn.Module):
+    """The skip reads what an activation in place, here of two kinds, has left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(x, inplace=True) * 2
+        y += x
+        return y + functional.celu(x, inplace=True) * x
 
 
 class Written(nn.Module):
@@ -213,7 +279,7 @@ def test_models_that_cannot_be_traced_are_refused(make: Callable[[], nn.Module],
         (lambda: nn.GroupNorm(2, 4), r"module '1' \(GroupNorm\), which takes its statistics over several channels"),
         (lambda: nn.LayerNorm((4, 8, 8)), r"module '1' \(LayerNorm\)"),
         (nn.PReLU, r"module '1' \(PReLU\), which does something unknown.*register"),
-        (lambda: nn.GELU("tanh"), "'1'.*called in a variant"),
+        (ScalesBySize, "inside module '1', which computes with a size"),
         (lambda: nn.Conv2d(4, 8, 3, padding=1, groups=2), "convolution '1' splits its 4 channels into 2 groups"),
         (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'1'.*padding mode reflect"),
         (lambda: nn.BatchNorm2d(4, track_running_stats=False), "'1'.*keeps no running statistics"),
@@ -221,8 +287,11 @@ def test_models_that_cannot_be_traced_are_refused(make: Callable[[], nn.Module],
         (lambda: nn.Linear(8, 5), r"module '1' \(Linear\), which works along another axis"),
         (Written, "inside module '1', which has the size of their axis written as 4"),
         (Halves, "inside module '1'"),
-        (AddsParameter, "inside module '1' ties it to a tensor whose channels are fixed"),
+        (lambda: AddsParameter(8, 8), "inside module '1' ties it to a tensor whose channels are fixed"),
         (OneGate, "broadcasts it over other channels"),
+        (Chooses, "inside module '1'"),
+        (Pooled, "'1.pool' .*gives several tensors"),
+        (lambda: nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)), "weight that is computed from others"),
     ],
 )
 def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest_grows(layer: Callable[[], nn.Module], says: str) -> None:
@@ -236,12 +305,33 @@ def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest
     assert "2" in grown
 
 
+def assert_grows(model: nn.Module, graph: ChannelGraph) -> None:
+    """Its steps compute what the model does, so does the wider model, and scores and counts are right."""
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    batch = (torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=generator), torch.tensor([0, 1, 0]))
+    product = SplittingProduct(model, graph, [batch], functional.cross_entropy, curvature=torch.zeros_like)  # as autograd has it
+    expected = model(batch[0]).detach()
+    values, _ = product._forward(batch[0])
+    torch.testing.assert_close(values[graph.output].detach(), expected, rtol=0, atol=1e-12)
+    v = [torch.randn(zero.shape, dtype=torch.float64, generator=generator) for zero in product.zeros()]
+    for ours, theirs in zip(product(v), reference_product(model, graph, batch, functional.cross_entropy, v), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    splits = [Split(number, torch.tensor([1, 0])[: len(part)], nn.functional.normalize(part[:2])) for number, part in enumerate(v)]
+    wider, _ = widen(model, graph, splits, 0.0)
+    torch.testing.assert_close(wider(batch[0]).detach(), expected, rtol=0, atol=1e-12)
+    shapes = graph.wiring.shapes([group.width + len(split.channels) for group, split in zip(graph.groups, splits, strict=True)])
+    assert sum(shape.parameters for shape in shapes) == sum(parameter.numel() for parameter in wider.parameters())
+
+
 @pytest.mark.parametrize(
     ("layer", "columns"),
     [
         (Concatenates, (1, 1)),
         (Shifts, (1,)),
         (Gates, (1,)),
+        (AddsParameter, (1,)),
+        (Scales, (1,)),
         (lambda: nn.AvgPool2d(2), (1,)),
         (lambda: nn.AdaptiveAvgPool2d(2), (1,)),
         (lambda: nn.MaxPool2d(2, ceil_mode=True), (1,)),
@@ -249,13 +339,20 @@ def test_channels_that_cannot_be_followed_are_fixed_with_the_reason_and_the_rest
         (lambda: nn.Conv2d(4, 4, (3, 1), (1, 2), groups=4), (1,)),
         (lambda: nn.Sequential(nn.SiLU(), nn.BatchNorm2d(4), nn.Hardswish()), (1,)),
         (ThereAndBack, (1,)),
+        (lambda: nn.Sequential(nn.GELU("tanh"), nn.LeakyReLU(0.1), nn.Mish()), (1,)),
+        (lambda: nn.Dropout2d(), (1,)),
+        (lambda: nn.AlphaDropout(), (1,)),
         (lambda: nn.Sequential(nn.Dropout(), nn.Identity()), (1,)),
+        (Turns, (1,)),
+        (InPlace, (1,)),
+        (Corner, (1,)),
     ],
 )
 def test_channels_are_followed_through(layer: Callable[[], nn.Module], columns: tuple[int, ...]) -> None:
     model, example = settled(between(layer()))
     graph = find_groups(model, example)
     assert [fixed.path for fixed in graph.fixed] == ["3"]
+    assert_grows(model.double(), graph)
     group = next(group for group in graph.groups if "0" in group.producers)
     places = [place for place in group.consumers if place.name == "2"]
     assert tuple(place.columns for place in places) == columns
@@ -271,11 +368,35 @@ def test_channels_are_followed_through(layer: Callable[[], nn.Module], columns: 
         (lambda: nn.AvgPool2d(2), r"'1' \(channelwise\)"),
     ],
 )
-def test_what_has_no_price_still_grows(layer: Callable[[], nn.Module], says: str) -> None:
+def test_what_is_in_no_unit_still_grows_by_exact_counts(layer: Callable[[], nn.Module], says: str) -> None:
     graph = find_groups(*settled(between(layer())))
     assert len(graph.groups) >= 2
-    with pytest.raises(TraceError, match=says):
-        _ = graph.wiring
+    assert all(isinstance(shape, Counted) for shape in graph.wiring.shapes())
+    with pytest.raises(TypeError, match="no unit that can be built"):
+        unit_module(graph.wiring.units[0].shape)
+    with pytest.raises(NoCost, match=says):
+        TableCost(CostTable("here", (), [Calibration("latency_ms", Setting(), 1, 0, ())]), "latency_ms", Setting()).network(
+            graph.wiring.shapes()
+        )
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, training_only: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.auxiliary = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+        self.training_only = training_only
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(x) + self.auxiliary(x) if self.training and self.training_only else self.head(x)
+
+
+def test_heads_of_training_are_refused_but_modules_without_use_are_not() -> None:
+    with pytest.raises(TraceError, match="module 'auxiliary' is used in training only"):
+        find_groups(TwoHeads(True), torch.zeros(1, 3, 8, 8))
+    model = TwoHeads(False)
+    assert len(find_groups(model, torch.zeros(1, 3, 8, 8)).groups) == 1
+    assert model.training
 
 
 def test_two_inputs_are_refused() -> None:
@@ -285,3 +406,33 @@ def test_two_inputs_are_refused() -> None:
 
     with pytest.raises(TraceError, match="second input 'y'"):
         find_groups(Two(), torch.zeros(1, 3))
+
+
+def test_norms_and_linear_layers_behind_a_flatten_keep_several_entries_per_channel() -> None:
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(4), nn.Flatten(), nn.BatchNorm1d(16), nn.SiLU(), nn.Linear(16, 5))
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(5, 2))
+    graph = find_groups(model, torch.zeros(2, 3, 8, 8))
+    assert graph.groups[0] == ChannelGroup(4, ("0",), (Place("3", 4),), (Place("5", 4),))
+    assert_grows(model.double(), graph)
+
+
+def test_convolutions_of_one_dimension() -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.second = (
+                nn.Conv1d(24, 4, 5, stride=2),
+                nn.BatchNorm1d(4),
+                nn.Conv1d(4, 3, 3, dilation=2, padding="same"),
+            )
+            self.depthwise, self.depthwise_norm = nn.Conv1d(4, 4, 3, padding=1, groups=4), nn.BatchNorm1d(4)
+            self.pool, self.head = nn.AvgPool1d(2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.depthwise_norm(self.depthwise(torch.relu(self.norm(self.first(x.flatten(1, 2)))))))
+            return self.head(self.pool(functional.silu(self.second(x))).mean(-1))
+
+    model = Sequence()
+    graph = find_groups(model, torch.zeros(2, 3, 8, 8))
+    assert [group.width for group in graph.groups] == [4, 3]
+    assert_grows(model.double(), graph)

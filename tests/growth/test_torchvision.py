@@ -14,11 +14,16 @@ import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.regnet import BlockParams
 from torchvision.ops import StochasticDepth
 
+from costs.model import Macs
+from growth.config import GrowthConfig
 from growth.groups import ChannelGraph, find_groups
+from growth.notebook import grow
 from growth.pointwise import POINTWISE, SILU
 from growth.reference import reference_product
 from growth.segments import closed
@@ -38,6 +43,11 @@ def vgg11_bn() -> nn.Module:
     return model
 
 
+def efficientnet() -> nn.Module:
+    setting, last = zoo.efficientnet._efficientnet_conf("efficientnet_b0", width_mult=0.25, depth_mult=1.0)
+    return zoo.EfficientNet(setting, dropout=0.2, last_channel=last, num_classes=CLASSES)
+
+
 def regnet() -> nn.Module:
     params = BlockParams.from_init_params(depth=16, w_0=48, w_a=27.89, w_m=2.09, group_width=8, se_ratio=0.25)
     return zoo.RegNet(params, num_classes=CLASSES, stem_width=8)
@@ -51,7 +61,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "densenet121": (lambda: zoo.DenseNet(4, (6, 12, 24, 16), 8, 2, num_classes=CLASSES), 32),
     "squeezenet1_1": (lambda: zoo.squeezenet1_1(num_classes=CLASSES), 32),
     "shufflenet_v2_x0_5": (lambda: zoo.ShuffleNetV2([4, 8, 4], [8, 16, 24, 32, 48], num_classes=CLASSES), 32),
-    "efficientnet_b0": (lambda: zoo.efficientnet_b0(num_classes=CLASSES), 32),
+    "efficientnet_b0": (efficientnet, 32),
     "regnet_y_400mf": (regnet, 32),
     "convnext_tiny": (
         lambda: zoo.ConvNeXt(
@@ -120,7 +130,10 @@ def random_splits(model: nn.Module, graph: ChannelGraph, seed: int) -> list[Spli
 @pytest.mark.parametrize("name", NETWORKS)
 def test_widened_at_random_it_computes_the_same(name: str) -> None:
     model, graph, inputs = network(name)
-    wider, _ = widen(model, graph, random_splits(model, graph, 0), 0.0)
+    wider, channel_map = widen(model, graph, random_splits(model, graph, 0), 0.0)
+    for name, tensor in wider.state_dict().items():
+        parent = channel_map.take(name, model.state_dict()[name])
+        assert ((tensor == parent) | (tensor == parent / 2)).all()
     again, _ = widen(wider, find_groups(wider, inputs[:1]), random_splits(wider, find_groups(wider, inputs[:1]), 1), 0.0)
     for train in (False, True):
         expected = output(model, inputs, train)
@@ -143,7 +156,7 @@ GROWS = {
     "efficientnet_b0": (r"fc1|fc2", 32, ""),
     "regnet_y_400mf": (r"fc1|\.c\.0|proj", 36, r"convolution '.*\.b\.0' splits its .* channels into .* groups"),
     "convnext_tiny": (r"block\.3", 9, "statistics over several channels|a tensor whose channels are fixed"),
-    "vit_b_16": (r"mlp\.0", 3, "a tensor whose channels are fixed|'reshape'.*written as 16"),
+    "vit_b_16": (r"mlp\.0", 3, "a tensor whose channels are fixed|'reshape'.*written as 16|divides one width among its heads"),
 }
 
 
@@ -158,7 +171,11 @@ def test_what_grows_and_why_the_rest_does_not(name: str) -> None:
     assert all(reason and re.search(reason, fixed.reason) for fixed in others), others
     placed = {place.name for group in graph.groups for place in group.passengers}
     for path, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1 and "self_attention" not in path:
+        if (
+            isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention)
+            and getattr(module, "groups", 1) == 1
+            and "out_proj" not in path
+        ):
             assert path in {*producers, *placed, *(fixed.path for fixed in graph.fixed)}
 
 
@@ -217,3 +234,47 @@ def test_loss_changes_by_the_predicted_amount_where_activations_are_smooth(name:
     predicted, realised = grown(name, True, 3e-4)
     assert predicted < 0
     assert realised == pytest.approx(predicted, rel=0.02)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_counts_are_exact_at_any_widths(name: str) -> None:
+    """What the wiring says of wider networks before they are made, against the networks themselves and torch's own counter."""
+    model, graph, inputs = network(name)
+    splits = random_splits(model, graph, 2)
+    wider, _ = widen(model, graph, splits, 0.1)
+    widths = [group.width + len(split.channels) for group, split in zip(graph.groups, splits, strict=True)]
+    shapes = graph.wiring.shapes(widths)
+    with FlopCounterMode(display=False) as counter:
+        wider(inputs)  # gradients on: without them attention takes a fused path that is not counted
+    assert sum(shape.macs for shape in shapes) == counter.get_total_flops() // 2 // len(inputs)
+    assert sum(shape.parameters for shape in shapes) == sum(parameter.numel() for parameter in wider.parameters())
+    assert sum(shape.macs for shape in shapes) > sum(shape.macs for shape in graph.wiring.shapes())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "vit_b_16"])
+def test_the_whole_loop_grows_it_within_a_budget_of_macs(name: str) -> None:
+    make, size = NETWORKS[name]
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(CLASSES, (96,), generator=generator)
+    images = torch.randn(96, 3, size, size, generator=generator) + torch.randn(CLASSES, 3, size, size, generator=generator)[target]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make()
+    seed = Macs().network(find_groups(model, images[:2]).wiring.shapes())
+    config = GrowthConfig(
+        limit=1.4 * seed.value,
+        rounds=1,
+        steps_per_round=6,
+        final_steps=4,
+        batch_size=16,
+        scoring_samples=32,
+        fresh_samples=16,
+        learning_rate=0.05,
+    )
+    growth = grow(model, DataLoader(TensorDataset(images, target)), Macs(), config)
+    (round_,) = growth
+    assert round_.predicted_change != 0
+    assert round_.rolled_back or sum(round_.widths_after) > sum(round_.widths_before)
+    assert growth.finished is not None
+    assert seed.value <= growth.finished.network_cost.value <= config.limit
+    assert Macs().network(find_groups(growth.model, images[:2]).wiring.shapes()) == growth.finished.network_cost
