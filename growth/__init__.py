@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from growth.loop import Growth
     from growth.networks import build
     from growth.notebook import grow
+    from growth.operators import OPERATORS
     from growth.preprocessing import Preprocessing
     from growth.scorers import SCORERS
     from growth.selection import Selection, select
-    from growth.surgery import Split, widen
+    from growth.surgery import Offspring, Split, add_channels, widen
     from growth.training import Data, Evaluation, NotANumber, evaluate
 
 _HOMES = {
@@ -34,18 +35,19 @@ _HOMES = {
     "loop": ("Growth",),
     "networks": ("build",),
     "notebook": ("grow",),
+    "operators": ("OPERATORS",),
     "preprocessing": ("Preprocessing",),
     "scorers": ("SCORERS",),
     "selection": ("Selection", "select"),
-    "surgery": ("Split", "widen"),
+    "surgery": ("Offspring", "Split", "add_channels", "widen"),
     "training": ("Data", "Evaluation", "NotANumber", "evaluate"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CONTROLS", "SCORERS", "ChannelGraph", "CheckpointError", "Classifier", "Data", "Evaluation", "Finished", "Growth", "GrowthConfig",
-    "NotANumber", "Preprocessing", "Proposal", "Round", "Scored", "Selection", "Split", "Step", "TraceError", "build", "control",
-    "evaluate", "find_groups", "grow", "load_network", "save_network", "select", "widen",
+    "CONTROLS", "OPERATORS", "SCORERS", "ChannelGraph", "CheckpointError", "Classifier", "Data", "Evaluation", "Finished", "Growth",
+    "GrowthConfig", "NotANumber", "Offspring", "Preprocessing", "Proposal", "Round", "Scored", "Selection", "Split", "Step", "TraceError",
+    "add_channels", "build", "control", "evaluate", "find_groups", "grow", "load_network", "save_network", "select", "widen",
 ]  # fmt: skip
 
 

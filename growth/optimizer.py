@@ -1,8 +1,11 @@
 """Carrying an optimizer's state over to a wider model.
 
-The state of every old entry stays bit for bit; an offspring copies its parent's.  For duplicated inputs that is exact: each half
+The state of every old entry stays bit for bit; an offspring copies its parent's.  For duplicated inputs that is exact: each share
 sees the gradient that the whole saw.  For an offspring's own row it is twice what a past gradient would have been, which momentum
 forgets within a few steps.
+
+Where a gradient is not like the parent's (a new neuron, or an offspring read with the opposite sign: ``ChannelMap.unlike``), running
+means of gradients start at zero; running means of their squares still copy the parent's, for a step of the usual size.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from growth.surgery import ChannelMap
+
+DIRECTED = ("momentum_buffer", "exp_avg", "grad_avg")  # state with the sign of gradients: SGD and RMSprop, Adam, centred RMSprop
 
 
 def carry(optimizer: Optimizer, old: nn.Module, new: nn.Module, channel_map: ChannelMap) -> Optimizer:
@@ -48,7 +53,8 @@ def _carried(key: str, value: object, parameter: Tensor, name: str, channel_map:
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, Tensor) and value.shape == parameter.shape:
-        return channel_map.take(name, value)
+        taken = channel_map.take(name, value)
+        return channel_map.forget(name, taken) if key in DIRECTED else taken
     if isinstance(value, Tensor) and value.dim() == 0:
         return value.clone()  # a step counter
     kind = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else f"of type {type(value).__name__}"

@@ -4,6 +4,7 @@ One product serves all channels of all groups, so all of them advance together.
 
 - ``dense``: S itself, column by column, and its eigendecomposition.  The reference; d products.
 - ``lanczos``: the best direction in a Krylov space of ``steps`` dimensions; the whole space, so exact, where d is small.  Default.
+- ``extremes``: as ``lanczos``, with the highest pair beside the lowest, for signed splits.
 - ``rayleigh``: stochastic descent of the Rayleigh quotient, one minibatch per step (Wang et al., arXiv 1910.03103).
 """
 
@@ -67,13 +68,22 @@ def _lowest_of(matrix: Tensor, like: Tensor) -> Eigenpairs:
 
 def lanczos(product: Operator, generator: torch.Generator, steps: int = 5) -> list[Eigenpairs]:
     """The lowest Ritz pairs of ``steps`` dimensions (all d of them where d <= 6), with their true residuals."""
+    return [space.pair(0) for space in _spaces(product, generator, steps)]
+
+
+def extremes(product: Operator, generator: torch.Generator, steps: int = 5) -> list[tuple[Eigenpairs, Eigenpairs]]:
+    """As ``lanczos``, from the same products: per group the lowest and the highest Ritz pairs (the same one where d is 1)."""
+    return [(space.pair(0), space.pair(-1)) for space in _spaces(product, generator, steps)]
+
+
+def _spaces(product: Operator, generator: torch.Generator, steps: int) -> list[_Krylov]:
     if steps < 1:
         raise ValueError(f"lanczos got {steps} steps; it needs at least 1")
     spaces = [_Krylov(zero, steps, generator) for zero in product.zeros()]
     for _ in range(max(space.size for space in spaces)):
         for space, image in zip(spaces, product([space.head() for space in spaces]), strict=True):
             space.extend(image)
-    return [space.lowest() for space in spaces]
+    return spaces
 
 
 @dataclass(slots=True)
@@ -122,11 +132,12 @@ class _Krylov:
         drawn = torch.randn(self.zero.shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
         return drawn.to(self.zero.device)
 
-    def lowest(self) -> Eigenpairs:
+    def pair(self, number: int) -> Eigenpairs:
+        """The Ritz pair of this number, counted from the lowest."""
         basis, images = torch.stack(self.basis, 1), torch.stack(self.images, 1)  # [C, K, d]
         projected = basis @ images.mT
         values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
-        index, mix = values[:, 0], vectors[:, None, :, 0]  # [C], [C, 1, K]
+        index, mix = values[:, number], vectors[:, None, :, number]  # [C], [C, 1, K]
         direction, image = (mix @ basis).squeeze(1), (mix @ images).squeeze(1)
         residual = (image - index.unsqueeze(1) * direction).norm(dim=1)
         return Eigenpairs(index.to(self.zero), direction.to(self.zero), residual.to(self.zero))

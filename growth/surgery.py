@@ -1,15 +1,7 @@
-"""Splitting channels: a wider model that computes the same function at step 0.
+"""Adding channels: a wider model, as offspring say (``growth.offspring``).
 
-Splitting channel k with weights theta_k (its rows in every producer of its group, one after the other) along a unit direction v:
-
-    parent     theta_k + step * ||theta_k|| * v      stays at position k
-    offspring  theta_k - step * ||theta_k|| * v      appended at the end of its group
-
-Passengers (norms, depthwise convolutions) copy the parent's row.  Consumers read both with half the parent's weight each, so the
-sum at the merge point is unchanged at step 0 and changes by O(step^2) otherwise (Liu, Wu, Wang, arXiv 1910.02366).
-
-Rows are moved before columns are shared: where a producer also reads a split group, the direction is halved on its duplicated
-inputs together with the weights it moved.
+Rows are copied and moved before columns are shared: where a producer also reads a group that grows, a move is shared out on its
+duplicated inputs together with the weights it moved.
 """
 
 from __future__ import annotations
@@ -17,31 +9,20 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from growth.groups import ChannelGraph, ChannelGroup, Place
+from growth.fitting import CONVOLUTIONS, NORMS, check_group, features, shared_weights
+from growth.groups import ChannelGraph, ChannelGroup
+from growth.layout import Axis, Family, Grown, Places
+from growth.offspring import Offspring, Split, apart, check_offspring, check_split
 
-UNIT_NORM_TOLERANCE = 1e-3
-_Sources = dict[str, tuple[Tensor | None, Tensor | None]]
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+__all__ = ["ChannelMap", "Offspring", "Split", "add_channels", "widen"]
 
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Channels of one group to split: ``channels`` [n] int64, each once; ``directions`` [n, d] unit rows.
-
-    d is the number of weights of one channel: its rows in the group's producers, flattened and concatenated in their order, no bias.
-    """
-
-    group: int
-    channels: Tensor
-    directions: Tensor
+_Axes = tuple[Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +30,12 @@ class ChannelMap:
     """Where the entries of a wider model come from.
 
     ``sources`` holds, by state-dict name, the index of the old tensor's row (and column) for each row (and column) of the new one;
-    None for an axis that did not change.  A name that is absent did not change at all.
+    None for an axis that did not change.  A name that is absent did not change at all.  ``unlike`` tells by the same names the rows
+    (and columns) whose gradient is not like their source's: a row read by a share of 0 or less, a column with a share of 0.
     """
 
-    sources: Mapping[str, tuple[Tensor | None, Tensor | None]]
+    sources: Mapping[str, _Axes]
+    unlike: Mapping[str, _Axes] = field(default_factory=dict)
 
     def take(self, name: str, tensor: Tensor) -> Tensor:
         """A copy of ``tensor``, laid out like the old entry ``name``, with rows and columns laid out like the new one."""
@@ -60,127 +43,152 @@ class ChannelMap:
         taken = tensor.clone() if rows is None else tensor.index_select(0, rows.to(tensor.device))
         return taken if columns is None else taken.index_select(1, columns.to(tensor.device))
 
+    def forget(self, name: str, tensor: Tensor) -> Tensor:
+        """``tensor``, laid out like the new entry, set to zero in place where it is unlike its source."""
+        for axis, unlike in enumerate(self.unlike.get(name, ())):
+            if unlike is not None and unlike.any():
+                tensor.index_fill_(axis, unlike.nonzero().flatten().to(tensor.device), 0)
+        return tensor
+
 
 def widen(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: float) -> tuple[nn.Module, ChannelMap]:
     """A copy of ``model`` with the channels of ``splits`` split by ``step`` times their parent's norm, and where its entries came from.
 
-    ``model`` is untouched.  ValueError, with value, limit and remedy, for a split that does not fit the graph or a graph that does
-    not fit the model; TypeError for a module that can't be widened.
+    As ``add_channels``; also ValueError for a direction that is no unit vector.
     """
-    _check(model, graph, splits, step)
+    for number, count in Counter(split.group for split in splits).items():
+        if count > 1:
+            raise ValueError(f"channel group {number} is split {count} times in one call; give all its channels in one Split")
+    if not 0 <= step < float("inf"):
+        raise ValueError(f"split step is {step}; it must be finite and at least 0")
+    shared = shared_weights(model)
+    for split in splits:
+        group = _group(graph, split.group)
+        check_split(split, group, check_group(model, split.group, group, shared))
+    return add_channels(model, graph, [apart(model, graph.groups[split.group], split, step) for split in splits])
+
+
+def add_channels(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring]) -> tuple[nn.Module, ChannelMap]:
+    """A copy of ``model`` with these offspring, and where its entries came from.
+
+    A group may have several; each of its channels is a parent at most once.  ``model`` is untouched.  ValueError, with value, limit
+    and remedy, for offspring that don't fit the graph or a graph that does not fit the model; TypeError for a module that can't be
+    widened.
+    """
+    families = _families(model, graph, offspring)
     wider = copy.deepcopy(model)
-    rows, columns, scales = _copies(graph, splits)
-    sources: _Sources = {}
-    for name, copies in rows.items():
-        _take_rows(wider.get_submodule(name), name, copies, sources)
-    for name, copies in scales.items():
-        _take_entries(wider, name, copies, sources)
-    for split in splits:
-        _move_apart(wider, model, graph.groups[split.group], split, step)
-    for name, copies in columns.items():
-        _share_columns(wider.get_submodule(name), name, copies, sources)
-    return wider, ChannelMap(sources)
+    places = Places(graph, families)
+    rows = {name: Axis.of(features(wider.get_submodule(name)), grown) for name, grown in places.rows.items()}
+    columns = {name: Axis.of(_tensor(wider.get_submodule(name), "weight").shape[1], grown) for name, grown in places.columns.items()}
+    sources: dict[str, _Axes] = {}
+    unlike: dict[str, _Axes] = {}
+    for name, axis in rows.items():
+        for tensor in _take_rows(wider.get_submodule(name), axis):
+            sources[f"{name}.{tensor}"], unlike[f"{name}.{tensor}"] = (axis.old, None), (axis.unlike_rows, None)
+    for name, grown in places.scales.items():
+        axis = _take_entries(wider, name, grown)
+        first = grown[0].place.axis == 0
+        sources[name] = (axis.old, None) if first else (None, axis.old)
+        unlike[name] = (axis.unlike_rows, None) if first else (None, axis.unlike_rows)
+    for family in families:
+        _move_rows(wider, graph.groups[family.group], family)
+        _set_statistics(wider, graph.groups[family.group], family, rows)
+    for name, axis in columns.items():
+        _share_columns(wider.get_submodule(name), axis)
+        key = f"{name}.weight"
+        sources[key] = (sources.get(key, (None, None))[0], axis.old)
+        unlike[key] = (unlike.get(key, (None, None))[0], axis.unlike_columns)
+    for family in families:
+        _add_reads(wider, graph.groups[family.group], family, rows, columns)
+    return wider, ChannelMap(sources, unlike)
 
 
-@dataclass(frozen=True, slots=True)
-class _Copied:
-    """Channels of one place in a module's axis that are split."""
-
-    place: Place
-    width: int
-    channels: Tensor  # [n]
-
-
-_Copies = dict[str, list[_Copied]]
-
-
-def _copies(graph: ChannelGraph, splits: Sequence[Split]) -> tuple[_Copies, _Copies, _Copies]:
-    """By module, what is copied among its rows, and what among its columns; by parameter, what is copied in a scale."""
-    copies: tuple[_Copies, _Copies, _Copies] = ({}, {}, {})
-    for split in splits:
-        group, channels = graph.groups[split.group], split.channels.cpu()
-        written = (*map(Place, group.producers), *group.passengers)
-        for found, places in zip(copies, (written, group.consumers, group.scales), strict=True):
-            for place in places:
-                found.setdefault(place.name, []).append(_Copied(place, group.width, channels))
-    return copies
+def _families(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring]) -> list[Family]:
+    """Every offspring, checked, with its place behind those of its group that came before."""
+    shared = shared_weights(model)
+    families = []
+    for number in dict.fromkeys(one.group for one in offspring):
+        group, own = _group(graph, number), [one for one in offspring if one.group == number]
+        check_offspring(own, group, check_group(model, number, group, shared))
+        end = group.width
+        for one in own:
+            appended = torch.arange(end, end := end + len(one.parents) * one.added).view(len(one.parents), one.added)
+            families.append(Family(number, one, torch.cat([one.parents.cpu().unsqueeze(1), appended], 1)))
+    return families
 
 
-def _spread(size: int, copies: Sequence[_Copied]) -> Tensor:
-    """The old index of each entry of the new axis: the offspring's entries come right after those of their own group."""
-    pieces, start = [], 0
-    for copied in sorted(copies, key=lambda copied: copied.place.offset):
-        columns, offset = copied.place.columns, copied.place.offset
-        end = offset + copied.width * columns
-        offspring = offset + copied.channels.unsqueeze(1) * columns + torch.arange(columns)
-        pieces += [torch.arange(start, end), offspring.flatten()]
-        start = end
-    return torch.cat([*pieces, torch.arange(start, size)])
+def _group(graph: ChannelGraph, number: int) -> ChannelGroup:
+    if not 0 <= number < len(graph.groups):
+        raise ValueError(f"channel group is {number}; the graph has groups 0 to {len(graph.groups) - 1}")
+    return graph.groups[number]
 
 
-def _take_rows(module: nn.Module, path: str, copies: Sequence[_Copied], sources: _Sources) -> None:
-    """Copy the split channels' entries in every per-channel tensor of ``module``."""
-    rows = _spread(_features(module), copies)
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if getattr(module, name, None) is None:
-            continue
+def _take_rows(module: nn.Module, axis: Axis) -> list[str]:
+    """Copy the parents' entries in every per-channel tensor of ``module``; the names of those tensors."""
+    names = [name for name in ("weight", "bias", "running_mean", "running_var") if getattr(module, name, None) is not None]
+    for name in names:
         old = _tensor(module, name)
-        _replace(module, name, old.detach()[rows.to(old.device)])
-        sources[f"{path}.{name}"] = (rows, None)
-    width = len(rows)
-    if isinstance(module, _CONVOLUTIONS):
+        _replace(module, name, old.detach()[axis.old.to(old.device)])
+    width = len(axis.old)
+    if isinstance(module, CONVOLUTIONS):
         module.out_channels = width
         if module.groups > 1:  # depthwise
             module.in_channels = module.groups = width
     elif isinstance(module, nn.Linear):
         module.out_features = width
-    elif isinstance(module, _NORMS):
+    elif isinstance(module, NORMS):
         module.num_features = width
+    return names
 
 
-def _take_entries(model: nn.Module, name: str, copies: Sequence[_Copied], sources: _Sources) -> None:
-    """Copy the split channels' entries of a scale."""
+def _take_entries(model: nn.Module, name: str, grown: Sequence[Grown]) -> Axis:
+    """Copy the parents' entries of a scale."""
     path, _, attribute = name.rpartition(".")
-    module, axis = model.get_submodule(path), copies[0].place.axis
+    module, along = model.get_submodule(path), grown[0].place.axis
     old = _tensor(module, attribute).detach()
-    entries = _spread(old.shape[axis], copies)
-    _replace(module, attribute, old.index_select(axis, entries.to(old.device)))
-    sources[name] = (entries, None) if axis == 0 else (None, entries)
+    axis = Axis.of(old.shape[along], grown)
+    _replace(module, attribute, old.index_select(along, axis.old.to(old.device)))
+    return axis
 
 
-def _move_apart(wider: nn.Module, model: nn.Module, group: ChannelGroup, split: Split, step: float) -> None:
-    """Move the parents' rows one way, and the offspring's, at the end, the other way."""
-    parents = split.channels
-    weights = [_tensor(model.get_submodule(name), "weight").detach() for name in group.producers]
-    theta = torch.cat([weight[parents.to(weight.device)].flatten(1) for weight in weights], 1)  # [n, d]
-    move = step * theta.norm(dim=1, keepdim=True) * split.directions.to(theta)
-    pieces = move.split([weight[0].numel() for weight in weights], 1)
-    for name, piece in zip(group.producers, pieces, strict=True):
-        weight = _tensor(wider.get_submodule(name), "weight").detach()
-        moved = piece.view(-1, *weight.shape[1:])
-        weight[parents.to(weight.device)] += moved
-        weight[group.width :] -= moved
+def _move_rows(wider: nn.Module, group: ChannelGroup, family: Family) -> None:
+    """Move every offspring's row away from its parent's."""
+    weights = [_tensor(wider.get_submodule(name), "weight").detach() for name in group.producers]
+    pieces = torch.split(family.offspring.moves.flatten(0, 1), [weight[0].numel() for weight in weights], dim=1)
+    for weight, piece in zip(weights, pieces, strict=True):
+        weight[family.positions.flatten().to(weight.device)] += piece.to(weight).view(-1, *weight.shape[1:])
 
 
-def _share_columns(module: nn.Module, name: str, copies: Sequence[_Copied], sources: _Sources) -> None:
-    """Let a consumer read parent and offspring with half the parent's weights each."""
+def _set_statistics(wider: nn.Module, group: ChannelGroup, family: Family, rows: Mapping[str, Axis]) -> None:
+    for place, known in zip(group.passengers, family.offspring.statistics, strict=False):  # empty: all stay
+        if known is not None:
+            entries = rows[place.name].at(place, family.positions[:, 1:]).flatten()
+            for name, value in zip(("running_mean", "running_var"), known, strict=True):
+                buffer = _tensor(wider.get_submodule(place.name), name)
+                buffer[entries.to(buffer.device)] = value.flatten().to(buffer)
+
+
+def _share_columns(module: nn.Module, axis: Axis) -> None:
+    """Let a consumer read every offspring with its share of the parent's weights."""
     old = _tensor(module, "weight").detach()
-    columns = _spread(old.shape[1], copies)
-    shares = 1 / torch.bincount(columns)[columns].to(old)
-    _replace(module, "weight", old[:, columns.to(old.device)] * shares.view(1, -1, *[1] * (old.dim() - 2)))
-    name = f"{name}.weight"
-    sources[name] = (sources.get(name, (None, None))[0], columns)
-    if isinstance(module, _CONVOLUTIONS):
-        module.in_channels = len(columns)
+    shares = axis.shares.to(old).view(1, -1, *[1] * (old.dim() - 2))
+    _replace(module, "weight", old[:, axis.old.to(old.device)] * shares)
+    if isinstance(module, CONVOLUTIONS):
+        module.in_channels = len(axis.old)
     else:
-        cast(nn.Linear, module).in_features = len(columns)
+        cast(nn.Linear, module).in_features = len(axis.old)
 
 
-def _features(module: nn.Module) -> int:
-    """Entries of a module's output axis."""
-    if isinstance(module, _NORMS):
-        return module.num_features
-    return len(_tensor(module, "weight"))
+def _add_reads(wider: nn.Module, group: ChannelGroup, family: Family, rows: Mapping[str, Axis], columns: Mapping[str, Axis]) -> None:
+    """Add what consumers read besides the shares; copies of a consumer's row read alike, but for new rows, which nothing reads yet."""
+    for place, reads in zip(group.consumers, family.offspring.reads, strict=False):  # empty: nothing besides
+        weight = _tensor(wider.get_submodule(place.name), "weight").detach()
+        added = reads.to(weight).movedim(2, 0).flatten(1, 3)  # [outputs, n * (m - 1) * columns, *kernel]
+        if place.name in rows:
+            axis = rows[place.name]
+            added = added[axis.old.to(weight.device)]
+            added[(axis.appended & (axis.shares == 0)).to(weight.device)] = 0
+        weight[:, columns[place.name].at(place, family.positions[:, 1:]).flatten().to(weight.device)] += added
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -190,84 +198,3 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
 def _replace(module: nn.Module, name: str, value: Tensor) -> None:
     old = _tensor(module, name)
     setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
-
-
-def _check(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: float) -> None:
-    if not 0 <= step < float("inf"):
-        raise ValueError(f"split step is {step}; it must be finite and at least 0")
-    for group, count in Counter(split.group for split in splits).items():
-        if not 0 <= group < len(graph.groups):
-            raise ValueError(f"channel group is {group}; the graph has groups 0 to {len(graph.groups) - 1}")
-        if count > 1:
-            raise ValueError(f"channel group {group} is split {count} times in one call; give all its channels in one Split")
-    names = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
-    uses = Counter(names.values())
-    shared = {name for name, key in names.items() if uses[key] > 1}
-    for split in splits:
-        fan_in = _check_group(model, split.group, graph.groups[split.group], shared)
-        _check_split(split, graph.groups[split.group].width, fan_in)
-
-
-def _check_group(model: nn.Module, number: int, group: ChannelGroup, shared: set[str]) -> int:
-    """The number of weights of one channel of ``group``, once every module of it is found fit to be widened."""
-    fan_in = 0
-    for name in group.producers:
-        weight = _check_module(model, name, (*_CONVOLUTIONS, nn.Linear), shared)
-        _check_width(number, name, "outputs", len(weight), group.width)
-        if getattr(model.get_submodule(name), "groups", 1) != 1:
-            raise TypeError(f"{name} is a grouped convolution and produces channels; only convolutions with groups=1 can be split")
-        fan_in += weight[0].numel()
-    for place in group.passengers:
-        _check_module(model, place.name, (*_NORMS, *_CONVOLUTIONS), shared)
-        module = model.get_submodule(place.name)
-        _check_width(number, place.name, "channels", _features(module), group.width * place.columns + place.beside)
-        if isinstance(module, _CONVOLUTIONS) and not module.out_channels == module.in_channels == module.groups:
-            raise TypeError(
-                f"{place.name} makes {module.out_channels} channels of {module.groups}; a depthwise passenger must keep the number"
-            )
-    for place in group.consumers:
-        weight = _check_module(model, place.name, (*_CONVOLUTIONS, nn.Linear), shared)
-        _check_width(number, place.name, "inputs", weight.shape[1], group.width * place.columns + place.beside)
-    for place in group.scales:
-        path, _, attribute = place.name.rpartition(".")
-        scale = _tensor(model.get_submodule(path), attribute)
-        _check_width(number, place.name, "entries", scale.shape[place.axis], group.width * place.columns + place.beside)
-    return fan_in
-
-
-def _check_module(model: nn.Module, name: str, types: tuple[type[nn.Module], ...], shared: set[str]) -> Tensor:
-    module = model.get_submodule(name)
-    if not isinstance(module, types) or is_parametrized(module):
-        kind = "parametrised " * is_parametrized(module) + type(module).__name__
-        raise TypeError(f"{name} is a {kind}; here only {', '.join(t.__name__ for t in types)} can be widened: replace or freeze it")
-    if f"{name}.weight" in shared:
-        raise TypeError(f"{name} shares its weight with another module; give each its own weight before splitting")
-    return _tensor(module, "weight")
-
-
-def _check_width(number: int, name: str, what: str, width: int, expected: int) -> None:
-    if width != expected:
-        raise ValueError(
-            f"{name} has {width} {what}, but channel group {number} of the graph wants {expected}; trace the model again (find_groups)"
-        )
-
-
-def _check_split(split: Split, width: int, fan_in: int) -> None:
-    where = f"split of channel group {split.group}"
-    channels = split.channels.tolist()
-    if split.channels.dtype != torch.int64 or split.channels.dim() != 1:
-        raise ValueError(f"{where}: channels are {split.channels.dtype} of shape {list(split.channels.shape)}; give int64 of shape [n]")
-    for channel, count in Counter(channels).items():
-        if not 0 <= channel < width:
-            raise ValueError(f"{where}: channel {channel} does not exist; the group has channels 0 to {width - 1}")
-        if count > 1:
-            raise ValueError(
-                f"{where}: channel {channel} comes {count} times; a channel splits once per call, call again to split it further"
-            )
-    if split.directions.shape != (len(channels), fan_in):
-        raise ValueError(f"{where}: directions have shape {list(split.directions.shape)}; give one row of {fan_in} weights per channel")
-    if not split.directions.isfinite().all():
-        raise ValueError(f"{where}: a direction holds NaN or infinity; score the channels again, or leave them out")
-    norms = split.directions.norm(dim=1)
-    if len(norms) and (worst := (norms - 1).abs().max().item()) > UNIT_NORM_TOLERANCE:
-        raise ValueError(f"{where}: the length of a direction is {worst:.3g} away from 1; divide each by its length")
