@@ -44,7 +44,7 @@ def connect() -> Client:
     if url := os.environ.get("WATTLE_URL"):
         return Client(url)
     from wattle.specs import settings
-    from wattle.up import read_state
+    from wattle.state import read_state
 
     found = settings()
     state = read_state(found.data_dir)

@@ -28,13 +28,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO
 
 import httpx
 
 from store import devices
 from store.database import Database
 from store.settings import Settings
+from wattle.state import read_state, state_path
 from worker.leash import leashed
 from worker.processes import kill_group
 
@@ -82,20 +83,6 @@ def up(settings: Settings, workers: int = 1) -> Iterator[Service]:
 def as_environment(settings: Settings) -> dict[str, str]:
     """The settings as the environment variables that give them."""
     return {f"WATTLE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}
-
-
-def state_path(data_dir: Path) -> Path:
-    return data_dir / "service.json"
-
-
-def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """``{pid, url, broker_url, processes: {name: pid}}`` of the service that runs on this data folder, None if none does."""
-    try:
-        state: dict[str, Any] = json.loads(state_path(data_dir).read_text())
-        os.kill(state["pid"], 0)
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return state
 
 
 class Service:

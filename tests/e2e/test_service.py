@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from store.settings import Settings
-from wattle.up import Service, ServiceError, read_state, up
+from wattle.state import read_state
+from wattle.up import Service, ServiceError, up
 from worker.processes import Identity
 
 pytestmark = [pytest.mark.xdist_group("service"), pytest.mark.timeout(300)]
