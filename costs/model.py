@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from costs.shapes import LayerShape
 
 CostName = Literal["latency_ms", "energy_mj", "macs", "params"]
+EXACT: frozenset[CostName] = frozenset({"macs", "params"})  # counted, never measured
 Kind = Literal["exact", "measured", "interpolated", "calibrated_sum", "estimated:power_x_time"]
 
 

@@ -38,7 +38,7 @@ from growth.reliability import FreshSample, measure
 from growth.rounds import Choice, Room
 from growth.scorers import SCORERS
 from growth.scorers.base import parents
-from growth.surgery import Split, widen
+from growth.surgery import ChannelMap, Split, widen
 from growth.training import (
     EXPLODED,
     Batch,
@@ -141,9 +141,7 @@ class Growth:
 
     def _split(self, number: int) -> Scored:
         """Score on a seeded sample, choose within the round's share of the budget, split; the parent stays for a roll-back."""
-        started, config, loss_before = time.monotonic(), self.config, self._settled(number).loss
-        if number == 1:
-            self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
+        started, config, loss_before = time.monotonic(), self.config, self._loss_before(number)
         limit, largest = rounds.round_limit(self._seed_cost(), config, number), largest_widths(self.seed_widths, config.max_growth)
         room = Room(self.graph.wiring, self.cost_model, limit, largest)
         choice = self._choose(number, room)
@@ -154,17 +152,12 @@ class Growth:
 
     def _follow_plan(self, number: int) -> Scored:
         """Widen to the planned widths by exact twins: no score, no new function, no roll-back."""
-        started, config, wiring, loss_before = time.monotonic(), self.config, self.graph.wiring, self._settled(number).loss
+        started, config, wiring, loss_before = time.monotonic(), self.config, self.graph.wiring, self._loss_before(number)
         assert config.planned_widths is not None
-        if number == 1:
-            self.seed_evaluation = evaluate(self.model, self.data.test, config.batch_size)
         fresh, cost_before = rounds.fresh_batches(self.data.train, config, number, 0), self._cost()
         before = self._judge(fresh)
         *history, widths = config.planned_widths[:number]
-        model, channel_map = twin(self.model, self.graph, self.seed_widths, history, widths)
-        optimizer = carry(self.learner.optimizer, self.model, model, channel_map)
-        assert isinstance(optimizer, SGD)
-        self._adopt(Learner(model, optimizer))
+        self._grow_into(*twin(self.model, self.graph, self.seed_widths, history, widths))
         counts = tuple(after - width for after, width in zip(widths, wiring.widths, strict=True))
         self._proposal = Proposal(
             number=number,
@@ -204,18 +197,27 @@ class Growth:
 
     def _widen(self, splits: Sequence[Split], judging: Sequence[Batch]) -> None:
         """Split, carrying momentum; note the change of the loss on the judging images."""
-        parent = self._parent = self.learner
-        model, channel_map = widen(parent.model, self.graph, splits, self.config.split_step)
-        optimizer = carry(parent.optimizer, parent.model, model, channel_map)
-        assert isinstance(optimizer, SGD)
-        before = self._judge(judging)
-        self._adopt(Learner(model, optimizer))
+        self._parent, before = self.learner, self._judge(judging)
+        self._grow_into(*widen(self.model, self.graph, splits, self.config.split_step))
         try:
             change = self._judge(judging).loss - before.loss
         except NotANumber as error:
             self._revert(str(error))
         else:
             self._proposal = replace(self._open, change_at_split=change)
+
+    def _grow_into(self, model: nn.Module, channel_map: ChannelMap) -> None:
+        """Go on with a wider model, carrying momentum."""
+        optimizer = carry(self.learner.optimizer, self.model, model, channel_map)
+        assert isinstance(optimizer, SGD)
+        self._adopt(Learner(model, optimizer))
+
+    def _loss_before(self, number: int) -> float:
+        """On the selection data, as round ``number`` opens; the first round also notes where the seed stands."""
+        loss = self._settled(number).loss
+        if number == 1:
+            self.seed_evaluation = evaluate(self.model, self.data.test, self.config.batch_size)
+        return loss
 
     def _revert(self, why: str) -> None:
         """Undo the open round's split: go on from its parent."""

@@ -80,6 +80,12 @@ def apart(model: nn.Module, group: ChannelGroup, split: Split, step: float) -> O
     return Offspring(split.group, split.channels, torch.stack([move, -move], 1), rows.new_full((len(rows), 2), 0.5))
 
 
+def doubled(model: nn.Module, group: ChannelGroup, number: int, parents: Tensor) -> Offspring:
+    """These channels of group ``number`` and an exact copy of each, both read by half."""
+    rows = theta(model, group)
+    return Offspring(number, parents, rows.new_zeros(len(parents), 2, rows.shape[1]), rows.new_full((len(parents), 2), 0.5))
+
+
 def check_split(split: Split, group: ChannelGroup, fan_in: int) -> None:
     """ValueError, with value, limit and remedy."""
     where = f"split of channel group {split.group}"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from growth.groups import ChannelGraph, Place
-from growth.scorers.base import parents
-from growth.surgery import ChannelMap, Split, widen
+from growth.offspring import doubled
+from growth.surgery import ChannelMap, add_channels
 
 
 def twin(
@@ -26,14 +26,14 @@ def twin(
     ``history`` holds the widths after each earlier call, from ``seed_widths`` on.  ValueError for a width that is less than the
     present one, or more than twice that.
     """
-    splits, before = [], []
-    for number, theta in enumerate(parents(model, graph)):
+    offspring, before = [], []
+    for number, group in enumerate(graph.groups):
         members = families(seed_widths[number], [past[number] for past in history])
         channels = to_double(members, widths[number])
         if channels:
-            splits.append(Split(number, torch.tensor(channels), _any_direction(len(channels), theta)))
+            offspring.append(doubled(model, group, number, torch.tensor(channels)))
         before.append(torch.tensor(members))
-    wider, channel_map = widen(model, graph, splits, 0.0)
+    wider, channel_map = add_channels(model, graph, offspring)
     for group, family in zip(graph.groups, before, strict=True):
         for place in group.consumers:
             _share_evenly(wider, place, family, channel_map)
@@ -60,11 +60,6 @@ def to_double(members: Sequence[int], width: int) -> list[int]:
         del left[channel]
         chosen.append(channel)
     return chosen
-
-
-def _any_direction(count: int, theta: Tensor) -> Tensor:
-    """Unit rows [count, d]: at step 0 no direction matters."""
-    return torch.eye(1, theta.shape[1]).expand(count, -1)
 
 
 def _share_evenly(wider: nn.Module, place: Place, members: Tensor, channel_map: ChannelMap) -> None:

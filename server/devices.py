@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from costs.model import CostName
+from costs.model import EXACT, CostName
 from costs.shapes import LayerShape
 from costs.table import CostTable, NoCost, Setting
 from server.deps import TheDevice, TheService
@@ -30,7 +30,6 @@ from store.problems import Problem
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 
-EXACT = ("macs", "params")
 NEAREST = 8  # measured widths named when a layer can't be priced
 
 

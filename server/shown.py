@@ -11,6 +11,7 @@ from typing import Any, get_args
 from urllib.parse import urlencode
 
 from costs.families import Network
+from costs.model import EXACT
 from costs.table import UNITS
 from server.deps import Service
 from server.results import REPORT
@@ -125,7 +126,7 @@ def budget(job: Job, rounds: Sequence[Round]) -> Budget | None:
         return None
     progress, quantity = job.progress, asked["cost"]
     cost = progress.get("cost") if progress.get("run") == "grown" else None
-    kind = "exact" if quantity in ("macs", "params") else "predicted"
+    kind = "exact" if quantity in EXACT else "predicted"
     if rounds:
         after = rounds[-1].payload.get("cost_after") or {}
         kind = after.get("kind", kind)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from costs.families import MAX_WIDTH, Network, default_widths, largest_widths
-from costs.model import Cost, CostModel, CostName, Macs, Parameters
+from costs.model import EXACT, Cost, CostModel, CostName, Macs, Parameters
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostTable, NoCost, Setting, TableCost
 from store import devices, images
@@ -138,7 +138,7 @@ def _seed(spec: JobSpec, settings: Settings, problems: list[Problem]) -> tuple[D
 
 def _cost_model(budget: BudgetSpec, db: Database, load_table: LoadTable, problems: list[Problem]) -> CostModel | None:
     """The model that prices the budget's quantity; None, with a problem, where the device can't be asked for it."""
-    if budget.cost in ("macs", "params"):
+    if budget.cost in EXACT:
         return cost_model(budget.cost, CostTable(budget.device), _setting(budget))
     try:
         table = load_table(db, budget.device)
@@ -189,7 +189,7 @@ def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> 
 
 def _device_warnings(budget: BudgetSpec, db: Database) -> tuple[str, ...]:
     """Are the prices those of the machine as it is now?"""
-    if budget.cost in ("macs", "params"):
+    if budget.cost in EXACT:
         return ()
     device = devices.device(db, budget.device)
     was, now = device.measured_fingerprint, device.fingerprint

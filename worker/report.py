@@ -27,6 +27,7 @@ from worker.latency import Measurements
 from worker.runs import Result
 from worker.verdict import paired, spread, verdict
 
+DRIFT_PERCENT = 5.0  # all networks off by this much to one side: more than tables are off by, less than machines change
 _RETRAINED_NOTE = (
     "the widths that growing found, trained from scratch with the compute of the whole grown run; finding them cost that much again"
 )
@@ -80,9 +81,6 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
         "torch": torch.__version__,
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-DRIFT_PERCENT = 5.0
 
 
 def _result(arm: str, run: Result, cost_model: CostModel, measured: Measurements) -> Document:

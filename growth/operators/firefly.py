@@ -22,8 +22,8 @@ from growth.offspring import Offspring, theta
 from growth.operators.base import Candidates, Evidence, in_nats
 from growth.operators.newborn import newborn, with_statistics
 from growth.operators.probe import Probe, Reads, outgoing
+from growth.operators.stride import SHORTER
 
-SCALES = (1.0, 0.25, 0.0625, 0.0156, 0.0039)  # of the line search
 NUDGE = 1e-3  # of a step, where the loss is still linear in the outgoing weights
 
 
@@ -51,7 +51,7 @@ class Firefly:
     def passes(self, fan_in: int) -> int:  # noqa: ARG002
         """At twice the width everywhere a pass costs four times as much, and slopes cost three passes."""
         settle, slopes = 4, 3 * 4
-        return settle + self.descents * (settle + 2 * slopes) + slopes + 4 * (len(SCALES) + 1) + self.midpoints * slopes
+        return settle + self.descents * (settle + 2 * slopes) + slopes + 4 * (len(SHORTER) + 1) + self.midpoints * slopes
 
     def _turned(self, evidence: Evidence, births: Sequence[Offspring]) -> list[Offspring]:
         """Rows turned against the slope that they see once they are read, their length kept."""
@@ -92,7 +92,7 @@ def downhill(evidence: Evidence, probe: Probe, step: float) -> Reads:
 
 def _line_search(probe: Probe, reads: Reads) -> float:
     """The scale of the lowest loss, 0 where none is lower than without."""
-    losses = {scale: probe.loss(reads, scale) for scale in (0.0, *reversed(SCALES))}
+    losses = {scale: probe.loss(reads, scale) for scale in (0.0, *reversed(SHORTER))}
     return min(losses, key=losses.__getitem__)
 
 

@@ -29,10 +29,9 @@ from growth.groups import ChannelGroup
 from growth.offspring import Offspring, theta
 from growth.operators.base import Candidates, Evidence, in_nats
 from growth.operators.probe import Probe, Reads, outgoing
-from growth.operators.stride import line_search
+from growth.operators.stride import SHORTER, line_search
 
 NUDGE = 1e-3  # of the parent's weights, where slopes are linear in rows and in outgoing weights
-SCALES = (1.0, 0.25, 0.0625, 0.0156, 0.0039)  # of the line search
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class GradMax:
 
     def passes(self, fan_in: int) -> int:  # noqa: ARG002
         """Slopes cost three passes at twice the width (four times the compute), the line search passes at three times the width."""
-        return 3 * 4 * (3 * self.rounds + 2) + 9 * (len(SCALES) + 1)
+        return 3 * 4 * (3 * self.rounds + 2) + 9 * (len(SHORTER) + 1)
 
 
 class _Slopes:
@@ -125,7 +124,7 @@ class _Slopes:
 def _settled(evidence: Evidence, candidates: Sequence[Candidates]) -> list[Candidates]:
     """Read as the line search says, with the gains that add up to what it found."""
     offspring = [one.offspring for one in candidates]
-    stride = line_search(evidence.model, evidence.graph, offspring, evidence.batches, evidence.loss, SCALES)
+    stride = line_search(evidence.model, evidence.graph, offspring, evidence.batches, evidence.loss, SHORTER)
     first = sum(float(one.gain.sum()) for one in candidates if one.gain is not None)
     scale, part = (stride.scale, -stride.change / first) if stride.change < 0 < first else (0.0, 0.0)
     return [

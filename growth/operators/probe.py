@@ -16,6 +16,7 @@ from growth.groups import ChannelGraph, ChannelGroup, find_groups
 from growth.offspring import Offspring
 from growth.operators.base import Evidence
 from growth.operators.newborn import appended
+from growth.operators.stride import mean_loss
 from growth.surgery import ChannelMap, add_channels
 from growth.tracing import evaluating
 
@@ -60,10 +61,8 @@ class Probe:
 
     def loss(self, reads: Reads, scale: float) -> float:
         """With the new channels read by ``scale`` times ``reads``."""
-        with torch.no_grad(), evaluating(self._wider):
-            self._put(reads, scale)
-            parts = [float(self._loss(self._wider(images), target)) * len(images) for images, target in self._batches]
-        return sum(parts) / self._samples
+        self._put(reads, scale)
+        return mean_loss(self._wider, self._batches, self._loss)
 
     def slopes(self, reads: Reads, scale: float) -> Slopes:
         """At ``scale`` times ``reads``."""

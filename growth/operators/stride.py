@@ -14,6 +14,7 @@ from growth.splitting import Batch, Loss
 from growth.surgery import add_channels
 from growth.tracing import evaluating
 
+SHORTER = (1.0, 0.25, 0.0625, 0.0156, 0.0039)  # for new channels, which overshoot together
 SCALES = (1.0, 2.0, 0.5, 0.25, 0.0625, 0.0156, 0.0039)
 
 
@@ -41,16 +42,17 @@ def line_search(
     scales: Sequence[float] = SCALES,
 ) -> Stride:
     """The best of ``scales`` on these images, in eval mode; of equals the first.  Its change is above 0 where none lowers the loss."""
-    before = _mean_loss(model, batches, loss)
+    before = mean_loss(model, batches, loss)
     tried = []
     for scale in scales:
         grown, _ = add_channels(model, graph, [scaled(one, scale) for one in offspring])
-        tried.append(Stride(scale, _mean_loss(grown, batches, loss) - before))
+        tried.append(Stride(scale, mean_loss(grown, batches, loss) - before))
     return min(tried, key=lambda stride: stride.change)
 
 
 @torch.no_grad()
-def _mean_loss(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
+def mean_loss(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
+    """Over the images of these batches, in eval mode."""
     with evaluating(model):
         parts = [float(loss(model(images), target)) * len(images) for images, target in batches]
     return sum(parts) / sum(len(images) for images, _ in batches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from growth.offspring import Offspring, theta
+from growth.offspring import doubled
 from growth.operators.base import Candidates, Evidence
 
 
@@ -16,13 +16,12 @@ class Twins:
     """An operator."""
 
     def propose(self, evidence: Evidence, step: float, generator: torch.Generator) -> list[Candidates]:  # noqa: ARG002  # there is no move
-        candidates = []
-        for number, group in enumerate(evidence.graph.groups):
-            rows = theta(evidence.model, group)
-            moves, shares = rows.new_zeros(len(rows), 2, rows.shape[1]), rows.new_full((len(rows), 2), 0.5)
-            offspring = Offspring(number, torch.arange(len(rows)), moves, shares)
-            candidates.append(Candidates("twins", offspring, torch.zeros(len(rows), dtype=torch.float64)))
-        return candidates
+        return [
+            Candidates(
+                "twins", doubled(evidence.model, group, number, torch.arange(group.width)), torch.zeros(group.width, dtype=torch.float64)
+            )
+            for number, group in enumerate(evidence.graph.groups)
+        ]
 
     def passes(self, fan_in: int) -> int:  # noqa: ARG002
         return 0

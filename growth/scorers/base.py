@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from growth.groups import ChannelGraph
+from growth.offspring import theta
 from growth.pointwise import SOFTPLUS, Curvature
 from growth.splitting import Batch, Loss
 
@@ -56,7 +57,4 @@ class Scorer(Protocol):
 
 def parents(model: nn.Module, graph: ChannelGraph) -> list[Tensor]:
     """theta, one [C, d] per group."""
-    return [
-        torch.cat([model.get_parameter(f"{producer}.weight").detach().flatten(1) for producer in group.producers], 1)
-        for group in graph.groups
-    ]
+    return [theta(model, group) for group in graph.groups]
