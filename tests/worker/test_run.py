@@ -293,7 +293,8 @@ def test_a_zombie_writes_nothing(db: Database, settings: Settings) -> None:
         run(db, settings, job_id, sleep_too_long)
     assert jobs.get(db, job_id).attempt == 2
     assert {checkpoint.step for checkpoint in jobs.checkpoints(db, job_id)} <= set(range(8))
-    assert max(step for step, _ in jobs.metrics(db, job_id)["grown"]["loss"]) <= 8
+    written = jobs.metrics(db, job_id).get("grown", {}).get("loss", [])  # on a slow machine it may not have come to write any
+    assert all(step <= 8 for step, _ in written)
 
 
 def priced(device: str, factor: float) -> CostTable:
