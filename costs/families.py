@@ -38,6 +38,7 @@ class Network:
     in_channels: int
     classes: int
     activation: Activation = "silu"
+    norm: bool = True  # a batch norm behind every convolution
 
     def wiring(self) -> Wiring:
         """The units and channel groups.  ValueError with value, limit and remedy when a field is out of range."""
@@ -123,13 +124,13 @@ class _Builder:
     def conv(self, name: str, output: int, kernel: int, stride: int = 1, activation: Activation = "none", residual: bool = False) -> None:
         shape = LayerShape(
             "conv2d", self._width(self.group), self._width(output), kernel, stride,
-            1, self.size, self.size, True, activation, residual,
+            1, self.size, self.size, self.network.norm, activation, residual,
         )  # fmt: skip
         self._append(name, shape, output)
 
     def depthwise(self, name: str, stride: int, activation: Activation) -> None:
         width = self._width(self.group)
-        shape = LayerShape("conv2d", width, width, 3, stride, width, self.size, self.size, True, activation)
+        shape = LayerShape("conv2d", width, width, 3, stride, width, self.size, self.size, self.network.norm, activation)
         self._append(name, shape, self.group)
 
     def max_pool(self, name: str) -> None:

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 Schedule = Literal["one_cycle", "cosine"]
+StepRule = Literal["fixed", "line_search"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthConfig:
     """Stages: ``steps_per_round`` steps of the seed, the same after each of ``rounds`` growth rounds, then ``final_steps``.
 
-    ``limit`` is what the grown network may cost, in the unit of the cost model.  ``split_step`` is the distance of an offspring from
-    its parent in units of the parent's norm; ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.
-    ``max_growth`` bounds each group's width in units of its seed width.  Scoring uses ``scoring_samples`` training images for
-    directions, ``fresh_samples`` others to rank channels and as many again to judge the best; while the gain is not reliable the fresh
-    images are doubled, up to ``max_fresh_samples`` in all.  ``learning_rate`` is the peak of one schedule over all stages.
+    ``limit`` is what the grown network may cost, in the unit of the cost model.  ``operators`` add channels (``growth.operators``); one
+    ranking chooses among all that they propose.  ``split_step`` is the distance of an offspring from its parent in units of the
+    parent's norm; the step rule ``line_search`` scales it, for all offspring of a round alike, to where the loss falls most.
+    ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.  ``max_growth`` bounds each group's width in units of
+    its seed width.  A search uses ``scoring_samples`` training images to find candidates, ``fresh_samples`` others to rank them and as
+    many again to judge the best; while the gain is not reliable the fresh images are doubled, up to ``max_fresh_samples`` in all.
+    ``learning_rate`` is the peak of one schedule over all stages.
     With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
     schedule.  With ``planned_widths``, the widths after each round, rounds follow that plan by exact twins (``growth.twins``) and score
     nothing.  ValueError for a value out of range.
@@ -33,6 +36,8 @@ class GrowthConfig:
     weight_decay: float = 1e-4
     schedule: Schedule = "one_cycle"
     scorer: str = "splitting"
+    operators: Sequence[str] = ("split",)
+    step_rule: StepRule = "fixed"
     split_step: float = 0.3
     softplus_beta: float = 3.0
     max_growth: float = 4.0
@@ -66,6 +71,8 @@ class GrowthConfig:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
         if self.schedule not in ("one_cycle", "cosine"):
             raise ValueError(f"schedule is {self.schedule!r}; choose one_cycle or cosine")
+        if self.step_rule not in ("fixed", "line_search"):
+            raise ValueError(f"step_rule is {self.step_rule!r}; choose fixed or line_search")
 
     @property
     def growth_steps(self) -> int:

@@ -85,8 +85,8 @@ def cost_only_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig
     """The most channels that the rounds' shares of the budget allow, no width more than doubling in a round."""
     most, seed_cost = largest_widths(wiring.widths, config.max_growth), cost_model.network(wiring.shapes()).value
     for number in range(1, config.rounds + 1):
-        alike = [np.ones(width) for width in wiring.widths]
-        chosen = select(alike, wiring, cost_model, round_limit(seed_cost, config, number), most)
+        alike = [np.arange(min(width, top - width) + 1.0) for width, top in zip(wiring.widths, most, strict=True)]
+        chosen = select(alike, wiring, cost_model, round_limit(seed_cost, config, number))
         wiring = replace(wiring, widths=chosen.widths)
     return wiring.widths
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from costs.model import Cost
 from growth.training import Evaluation
 
-# What a round did.  no_gain: no channel has a negative index.  no_reliable_gain: what the best channels promise may be chance.
-# budget: no split fits the round's limit.  widest: all groups that would gain are as wide as they may become.
-# planned: the widths were given, and channels became exact twins.
-Outcome = Literal["split", "no_reliable_gain", "no_gain", "budget", "widest", "planned"]
+# What a round did.  no_gain: nothing that could be added is predicted to lower the loss.  no_reliable_gain: what the best promise may
+# be chance, or no step keeps it.  budget: nothing that gains fits the round's limit.  widest: all groups that would gain are as wide as
+# they may become.  planned: the widths were given, and channels became exact twins.
+Outcome = Literal["grown", "no_reliable_gain", "no_gain", "budget", "widest", "planned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +32,31 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a round set out to do, known right after its split.
+    """What a round set out to do, known right after it has grown.
 
-    ``limit`` is the round's share of the budget.  ``predicted_change`` of the loss is half the squared split step times the relative
-    splitting indices of the selected channels, measured on images that chose neither them nor their directions; ``predicted_error`` is
-    its standard error over batches of them.  They were split only if ``outcome`` is "split".  ``change_at_split`` is what happened on
-    those same images, in eval mode, before any training; None if nothing was split, or if the loss after the split is no number.  The
-    two agree for small steps, except that the prediction does not see the kinks of max pooling and only approximates ReLU's.
-    Of ``channels_scored``, ``channels_negative`` were worth splitting by the ranking and ``channels_reliable`` gain by more than chance
+    ``channels_added`` counts by group, ``added_by`` by operator.  ``limit`` is the round's share of the budget.  ``predicted_change`` of
+    the loss is what the selected candidates do to it by their laws (``growth.operators.law``) at ``split_step``, measured on images that
+    neither chose nor shaped them; ``predicted_error`` is its standard error over batches of them.  They were added only if ``outcome`` is
+    "grown".  ``change_at_growth`` is what happened on those same images, in eval mode, before any training; None if nothing was added,
+    or if the loss after that is no number.  The two agree for small steps, except that the prediction does not see the kinks of max
+    pooling and only approximates ReLU's.
+    Of ``channels_scored``, ``channels_gaining`` were worth growing from by the ranking and ``channels_reliable`` gain by more than chance
     explains, each on its own, on all ``fresh_images``.  ``gap`` is the optimality gap that selection proved.
     """
 
     number: int
     widths_before: tuple[int, ...]
-    split_counts: tuple[int, ...]
+    channels_added: tuple[int, ...]
+    added_by: dict[str, int]
     cost_before: Cost
     limit: float
+    split_step: float
     predicted_change: float
     predicted_error: float
-    change_at_split: float | None
+    change_at_growth: float | None
     loss_before: float
     channels_scored: int
-    channels_negative: int
+    channels_gaining: int
     channels_reliable: int
     fresh_images: int
     gap: float
@@ -63,7 +66,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Channels were scored, selected and split; training of round ``round`` comes next."""
+    """Candidates were ranked, selected and added; training of round ``round`` comes next."""
 
     round: int
     seconds: float
@@ -74,9 +77,9 @@ class Scored:
 class Round(Proposal):
     """A round is over.  ``loss_before``, ``loss_after`` and ``accuracy_after`` are on the selection data.
 
-    ``loss_after`` is the loss after the round's training.  If that is worse than ``loss_before``, or training diverged after the split,
-    the split is ``rolled_back``, and ``widths_after`` and ``cost_after`` are those before the round again; ``reason`` says why, or why
-    nothing was split.  Training that diverged went on from the parent, whose loss ``loss_after`` then is.
+    ``loss_after`` is the loss after the round's training.  If that is worse than ``loss_before``, or training diverged after growing,
+    the round is ``rolled_back``, and ``widths_after`` and ``cost_after`` are those before the round again; ``reason`` says why, or why
+    nothing was added.  Training that diverged went on from the parent, whose loss ``loss_after`` then is.
     """
 
     widths_after: tuple[int, ...]

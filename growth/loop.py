@@ -1,13 +1,13 @@
-"""The growth loop: train the seed; in rounds score, select, split, train and check; train to the end.
+"""The growth loop: train the seed; in rounds search, grow, train and check; train to the end.
 
 A run is a function of its network, data, config and number of steps: its random numbers come from generators seeded by (seed, purpose,
 number), and the data position is the step.  So a checkpoint holds no generator state, and a resumed run equals an undisturbed one bit
 for bit (on a CPU, with the same torch and threads, and a data set that does not draw from torch's global generator).
 
 Compute is charged in MACs: 3 times the network's for each image trained on, once for each image evaluated or used to settle norms, and
-for scoring as ``growth.rounds.scoring_macs`` says.  Evaluations for reports (test data, the end) are free.
+for a search as ``growth.search`` says.  Evaluations for reports (test data, the end) are free.
 
-Training that diverges after a split costs the round, not the run: it goes on from the parent, at the step that failed.
+Training that diverges after growing costs the round, not the run: it goes on from the parent, at the step that failed.
 """
 
 from __future__ import annotations
@@ -21,24 +21,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from costs.families import Network, largest_widths
-from costs.model import Cost, CostModel, Macs
+from costs.model import Cost, CostModel
 from growth import checkpoint, rounds
 from growth.checkpoint import CheckpointError
+from growth.choosing import Room
 from growth.config import GrowthConfig
 from growth.events import Event, Finished, Proposal, Round, Scored, Step, proposal_from, round_from
 from growth.groups import find_groups
 from growth.networks import build
+from growth.operators import Candidates
 from growth.optimizer import carry
-from growth.pointwise import Softplus
-from growth.reliability import FreshSample, measure
-from growth.rounds import Choice, Room
-from growth.scorers import SCORERS
-from growth.scorers.base import parents
-from growth.surgery import ChannelMap, Split, widen
+from growth.search import Search, check_names, draw_sizes, macs, most_grown_macs, most_macs
+from growth.surgery import ChannelMap, add_channels
 from growth.training import (
     EXPLODED,
     Batch,
@@ -74,7 +71,7 @@ class Growth:
         self.seed_evaluation: Evaluation | None = None
         self._network = network
         self._proposal: Proposal | None = None  # of the open round
-        self._parent: Learner | None = None  # of the open round, if it split anything
+        self._parent: Learner | None = None  # of the open round, if it added anything
         self._adopt(Learner.of(model, config))
         self.seed_widths = self.graph.wiring.widths
 
@@ -103,19 +100,18 @@ class Growth:
                 f"the seed costs {cost.value:.6g} {cost.unit}, more than the limit of {self.config.limit:.6g}; "
                 "raise the limit or start from a narrower seed"
             )
-        if self.config.scorer not in SCORERS:
-            raise ValueError(f"scorer is {self.config.scorer!r}; choose one of {', '.join(SCORERS)}")
+        check_names(self.config)
 
     # The story.  A resumed run goes through the same lines: each part does what is left of it.
 
     def events(self) -> Iterator[Event]:
-        """Train the seed; in every round score, select, split, train and check; train to the end."""
+        """Train the seed; in every round search, grow, train and check; train to the end."""
         steps = self.config.steps_per_round
         yield from self._train(0, until=steps)
         while self._another_round():
             number = len(self.rounds) + 1
             if self._proposal is None:
-                yield self._split(number) if self.config.planned_widths is None else self._follow_plan(number)
+                yield self._grow(number) if self.config.planned_widths is None else self._follow_plan(number)
             yield from self._train(number, until=steps * (number + 1))
             yield self._check()
         yield from self._train(self.config.rounds + 1, until=self.total_steps if self.config.compute_limit_macs is None else math.inf)
@@ -139,15 +135,17 @@ class Growth:
             self.step += 1
             yield Step(self.step, self.total_steps, stage, loss, accuracy, rate)
 
-    def _split(self, number: int) -> Scored:
-        """Score on a seeded sample, choose within the round's share of the budget, split; the parent stays for a roll-back."""
+    def _grow(self, number: int) -> Scored:
+        """Search on seeded samples, within the round's share of the budget, and add what was chosen; the parent stays for a roll-back."""
         started, config, loss_before = time.monotonic(), self.config, self._loss_before(number)
         limit, largest = rounds.round_limit(self._seed_cost(), config, number), largest_widths(self.seed_widths, config.max_growth)
         room = Room(self.graph.wiring, self.cost_model, limit, largest)
-        choice = self._choose(number, room)
-        self._proposal = choice.proposal(number, room, self._cost(), loss_before)
-        if choice.splits:
-            self._widen(choice.splits, choice.judging.batches)
+        search = Search(self.model, self.graph, self.data.train, config, number)
+        choice = search.choice(room)
+        self.charged_macs += search.spent_macs
+        self._proposal = choice.proposal(number, room, self._cost(), loss_before, config.split_step)
+        if choice.taken:
+            self._add(choice.taken, choice.judging.batches)
         return Scored(number, time.monotonic() - started, self._proposal)
 
     def _follow_plan(self, number: int) -> Scored:
@@ -162,15 +160,17 @@ class Growth:
         self._proposal = Proposal(
             number=number,
             widths_before=wiring.widths,
-            split_counts=counts,
+            channels_added=counts,
+            added_by={"twins": sum(counts)},
             cost_before=cost_before,
             limit=rounds.round_limit(self._seed_cost(), config, number),
+            split_step=0.0,
             predicted_change=0.0,
             predicted_error=0.0,
-            change_at_split=self._judge(fresh).loss - before.loss,
+            change_at_growth=self._judge(fresh).loss - before.loss,
             loss_before=loss_before,
             channels_scored=0,
-            channels_negative=0,
+            channels_gaining=0,
             channels_reliable=0,
             fresh_images=sum(len(classes) for _, classes in fresh),
             gap=0.0,
@@ -179,32 +179,16 @@ class Growth:
         )
         return Scored(number, time.monotonic() - started, self._proposal)
 
-    def _choose(self, number: int, room: Room) -> Choice:
-        """Directions from the scoring images; what to split by fresh ones, as far as the scorer's ranking claims a gain."""
-        config, train, scorer, curvature = self.config, self.data.train, SCORERS[self.config.scorer], Softplus(self.config.softplus_beta)
-        scoring, generator = rounds.scoring_batches(train, config, number), seeded(config.seed, "scoring", number)
-        scores = scorer(self.model, self.graph, scoring, cross_entropy, generator, curvature)
-
-        def draw(which: int) -> FreshSample:
-            return measure(self.model, self.graph, scores, rounds.fresh_batches(train, config, number, which), curvature)
-
-        if scorer.claims_gain:
-            choice = rounds.choose(scores, config.scoring_samples, draw, len(self._draws()), room, config.split_step)
-        else:
-            choice = rounds.take(scores, draw(0), room, config.split_step)
-        self.charged_macs += self._scoring_macs(choice.fresh.images)
-        return choice
-
-    def _widen(self, splits: Sequence[Split], judging: Sequence[Batch]) -> None:
-        """Split, carrying momentum; note the change of the loss on the judging images."""
+    def _add(self, chosen: Sequence[Candidates], judging: Sequence[Batch]) -> None:
+        """Add channels, carrying momentum; note the change of the loss on the judging images."""
         self._parent, before = self.learner, self._judge(judging)
-        self._grow_into(*widen(self.model, self.graph, splits, self.config.split_step))
+        self._grow_into(*add_channels(self.model, self.graph, [one.offspring for one in chosen]))
         try:
             change = self._judge(judging).loss - before.loss
         except NotANumber as error:
             self._revert(str(error))
         else:
-            self._proposal = replace(self._open, change_at_split=change)
+            self._proposal = replace(self._open, change_at_growth=change)
 
     def _grow_into(self, model: nn.Module, channel_map: ChannelMap) -> None:
         """Go on with a wider model, carrying momentum."""
@@ -220,14 +204,14 @@ class Growth:
         return loss
 
     def _revert(self, why: str) -> None:
-        """Undo the open round's split: go on from its parent."""
+        """Undo what the open round added: go on from its parent."""
         assert self._parent is not None
         self._proposal = replace(self._open, reason=f"{self._open.reason}, rolled back: {why}")
         self._adopt(self._parent)
         self._parent = None
 
     def _check(self) -> Round:
-        """Close the round; roll its split back if the loss on the selection data is worse than before, or no number."""
+        """Close the round; roll it back if the loss on the selection data is worse than before, or no number."""
         try:
             after = self._settled(self._open.number)
         except NotANumber as error:
@@ -237,7 +221,7 @@ class Growth:
             after = self._settled(self._open.number)
         if self._parent is not None and after.loss > self._open.loss_before:
             self._revert(f"the loss rose from {self._open.loss_before:.6g} to {after.loss:.6g}")
-        rolled_back = self._open.outcome == "split" and self._parent is None
+        rolled_back = self._open.outcome == "grown" and self._parent is None
         closed = Round.of(self._open, self.graph.wiring.widths, self._cost(), after, rolled_back)
         self.rounds.append(closed)
         self._proposal = self._parent = None
@@ -278,14 +262,15 @@ class Growth:
         return start + (1 - start) * (self.step - before) / (self.total_steps - before)
 
     def _another_round(self) -> bool:
-        """A round is open, or there is one to come and compute for it: widths at most double, so MACs at most quadruple."""
+        """A round is open, or there is one to come and compute for all that it may take."""
         if self._proposal is not None or len(self.rounds) == self.config.rounds:
             return self._proposal is not None
         if self.config.planned_widths is not None:
             return True  # no dearer than the run that the plan was taken from
-        draws = self._draws()
-        judging = (1 + 4) * self.macs * max(draws)  # before and after the split
-        return self._affords(self._scoring_macs(sum(draws)) + judging + (2 + 4) * self._check_macs())
+        grown, train, config = most_grown_macs(self.graph, self.config), self.data.train, self.config
+        judging = (self.macs + grown) * max(draw_sizes(train, config))  # before and after growing
+        checks = 2 * self._check_macs() + grown * (config.scoring_samples + size(self.data.selection))
+        return self._affords(most_macs(self.model, self.graph, train, config) + judging + checks)
 
     @property
     def _open(self) -> Proposal:
@@ -306,15 +291,6 @@ class Growth:
     def _reserved_macs(self) -> int:
         """What closing the open round takes: a check, and another one of the parent if the first comes to nothing."""
         return 0 if self._proposal is None else self._check_macs() * (1 if self._parent is None else 2)
-
-    def _draws(self) -> list[int]:
-        """Sizes of the samples of fresh images that a round may use: where nothing is claimed, one shows what comes."""
-        sizes = rounds.draw_sizes(size(self.data.train), self.config)
-        return sizes if SCORERS[self.config.scorer].claims_gain else sizes[:1]
-
-    def _scoring_macs(self, fresh_images: int) -> int:
-        products = max(SCORERS[self.config.scorer].products(theta.shape[1]) for theta in parents(self.model, self.graph))
-        return rounds.scoring_macs(self.macs, products, self.config.scoring_samples, fresh_images)
 
     def _cost(self) -> Cost:
         return self.cost_model.network(self.graph.wiring.shapes())
@@ -340,7 +316,7 @@ class Growth:
         """Go on with this model and optimizer."""
         self.learner = learner
         self.graph = find_groups(learner.model, fetch(self.data.train, range(2))[0])
-        self.macs = int(Macs().network(self.graph.wiring.shapes()).value)
+        self.macs = macs(self.graph)
 
     # Checkpoints
 

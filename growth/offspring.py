@@ -86,6 +86,12 @@ def doubled(model: nn.Module, group: ChannelGroup, number: int, parents: Tensor)
     return Offspring(number, parents, rows.new_zeros(len(parents), 2, rows.shape[1]), rows.new_full((len(parents), 2), 0.5))
 
 
+def nobody(model: nn.Module, group: ChannelGroup, number: int) -> Offspring:
+    """No offspring of group ``number``, for where one Offspring per group is asked for."""
+    rows = theta(model, group)[:0]
+    return Offspring(number, torch.arange(0), rows.new_zeros(0, 2, rows.shape[1]), rows.new_ones(0, 2))
+
+
 def check_split(split: Split, group: ChannelGroup, fan_in: int) -> None:
     """ValueError, with value, limit and remedy."""
     where = f"split of channel group {split.group}"

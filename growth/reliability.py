@@ -1,11 +1,8 @@
-"""What splits are worth on fresh images: training images that no direction was fitted to.
+"""What candidates are worth on fresh images: training images that none of them was fitted to.
 
-One product S v per batch gives the relative index of every channel on that batch at once,
-
-    q_kb = ||theta_k||^2 v_k^T S_kb v_k        and splitting a set K changes the loss by  step^2 / 2 * sum over K of q_kb,
-
-so fresh indices of all channels cost what the prediction of one set would.  The scatter over batches gives every mean its standard
-error.  A set that was chosen by some images looks too good on them, as directions do on theirs: judge it on others.
+Each candidate's change of the loss is measured on every batch of them (``growth.operators.law``), so the scatter over batches gives
+every mean its standard error.  A set that was chosen by some images looks too good on them, as directions do on theirs: judge it on
+others.
 """
 
 from __future__ import annotations
@@ -14,16 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from growth.groups import ChannelGraph
-from growth.pointwise import SOFTPLUS, Curvature
-from growth.scorers import GroupScore
-from growth.splitting import Batch, SplittingProduct
-from growth.surgery import Split
+from growth.operators.base import Candidates, Evidence
+from growth.operators.choice import Pick
+from growth.operators.law import changes
+from growth.splitting import Batch
 
 Floats = NDArray[np.float64]
 
@@ -44,27 +37,27 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class FreshIndex:
-    """For the C channels of one group: the relative index on fresh images, and its standard error.
+class FreshChange:
+    """For the n candidates of a set: the change of the loss that each makes by itself, and its standard error.
 
-    Unbiased, where the index of a ``GroupScore`` is optimistic: 1.3 to 5 times too large.
+    Unbiased, where the gain of ``Candidates`` is optimistic: 1.3 to 5 times too large.
     """
 
-    relative_index: Floats  # [C]
-    error: Floats  # [C]
+    change: Floats  # [n] nats
+    error: Floats  # [n]
 
     @property
     def reliable(self) -> NDArray[np.bool_]:
-        """[C], which channels gain on their own account by more than chance explains."""
-        return self.relative_index + RELIABLE * self.error < 0
+        """[n], which gain on their own account by more than chance explains."""
+        return self.change + RELIABLE * self.error < 0
 
 
 @dataclass(frozen=True, slots=True)
 class FreshSample:
-    """Fresh images in at least 2 batches, and what they say about every channel."""
+    """Fresh images in at least 2 batches, and what they say about every candidate."""
 
     batches: Sequence[Batch]
-    indices: Sequence[Floats]  # per group [batches, C], relative index on each batch
+    changes: Sequence[Floats]  # per set of candidates [batches, n], in nats
 
     @property
     def images(self) -> int:
@@ -76,34 +69,26 @@ class FreshSample:
 
     def joined(self, other: FreshSample) -> FreshSample:
         """Both samples as one."""
-        indices = [np.concatenate(both) for both in zip(self.indices, other.indices, strict=True)]
-        return FreshSample([*self.batches, *other.batches], indices)
+        return FreshSample(
+            [*self.batches, *other.batches], [np.concatenate(both) for both in zip(self.changes, other.changes, strict=True)]
+        )
 
-    def fresh_indices(self) -> list[FreshIndex]:
-        """The index of every channel with its error, per group."""
-        return [FreshIndex(*mean_and_error(values, self._sizes)) for values in self.indices]
+    def each(self) -> list[FreshChange]:
+        """The change by every candidate with its error, per set."""
+        return [FreshChange(*mean_and_error(values, self._sizes)) for values in self.changes]
 
-    def prediction(self, splits: Sequence[Split], split_step: float) -> Prediction:
-        """Of these splits together.  Unbiased if these images chose neither channels nor directions."""
-        if not splits:
+    def prediction(self, picks: Sequence[Pick]) -> Prediction:
+        """Of these candidates together.  Unbiased if these images neither chose nor shaped them."""
+        if not picks:
             return Prediction(0.0, 0.0)
-        chosen = np.concatenate([self.indices[split.group][:, split.channels.numpy()] for split in splits], axis=1)  # [batches, splits]
-        change, error = mean_and_error(0.5 * split_step**2 * chosen.sum(axis=1), self._sizes)
+        chosen = np.concatenate([self.changes[pick.source][:, pick.rows.numpy()] for pick in picks], axis=1)  # [batches, picked]
+        change, error = mean_and_error(chosen.sum(axis=1), self._sizes)
         return Prediction(float(change), float(error))
 
 
-def measure(
-    model: nn.Module, graph: ChannelGraph, scores: Sequence[GroupScore], batches: Sequence[Batch], curvature: Curvature = SOFTPLUS
-) -> FreshSample:
-    """The relative index of every channel's direction on each of these batches."""
-    product = SplittingProduct(model, graph, batches, cross_entropy, curvature, keep_bytes=0)  # each batch is used once
-    directions = [score.direction for score in scores]
-    found = [product.on_batch(number, directions) for number in range(len(batches))]
-    indices = [
-        np.stack([_relative(score, image) for image in images])  # [batches, C]
-        for score, images in zip(scores, zip(*found, strict=True), strict=True)
-    ]
-    return FreshSample(batches, indices)
+def measure(evidence: Evidence, candidates: Sequence[Candidates], batches: Sequence[Batch]) -> FreshSample:
+    """What every candidate does to the loss on each of these batches."""
+    return FreshSample(batches, changes(evidence, candidates, batches))
 
 
 def mean_and_error(values: Floats, sizes: Floats) -> tuple[Floats, Floats]:
@@ -112,8 +97,3 @@ def mean_and_error(values: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     mean = (weights * values).sum(axis=0)
     variance = ((weights * (values - mean)) ** 2).sum(axis=0) * len(values) / (len(values) - 1)
     return mean, np.sqrt(variance)
-
-
-def _relative(score: GroupScore, image: Tensor) -> Floats:
-    quotient = (score.direction.double() * image.double()).sum(1) * score.parent_norm.double() ** 2  # [C]
-    return quotient.detach().to("cpu", torch.float64).numpy()

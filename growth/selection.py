@@ -1,7 +1,7 @@
-"""Which channels to split: the largest predicted gain that a cost limit allows, by mixed-integer programming.
+"""How many channels to add to each group: the largest predicted gain that a cost limit allows, by mixed-integer programming.
 
-A group that splits ``n`` channels splits its ``n`` best, so the choice is one width per group.  Cost models are additive over
-layers, and a layer touches at most two groups (the one it reads, the one it writes), hence
+How a group adds ``n`` channels is settled beforehand, by what gains most (``growth.operators.choice``), so the choice is one width per
+group.  Cost models are additive over layers, and a layer touches at most two groups (the one it reads, the one it writes), hence
 
     maximise  sum_g gain_g(w_g)   subject to   constant + sum_g unary_g(w_g) + sum_(g,h) pair_gh(w_g, w_h) <= limit
 
@@ -41,7 +41,7 @@ _INFEASIBLE = 2  # status code of scipy.optimize.milp
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How many channels each group splits.  ``gap`` is the relative optimality gap that the solver proved (0: none of the widths that went
+    """How many channels each group adds.  ``gap`` is the relative optimality gap that the solver proved (0: none of the widths that went
     to the solver is better).
     """
 
@@ -56,20 +56,13 @@ class SelectionError(RuntimeError):
     """The solver gave no answer."""
 
 
-def select(
-    gains: Sequence[Floats],
-    wiring: Wiring,
-    cost_model: CostModel,
-    limit: float,
-    max_widths: Sequence[int],
-    seconds: float = 600.0,
-) -> Selection:
+def select(totals: Sequence[Floats], wiring: Wiring, cost_model: CostModel, limit: float, seconds: float = 600.0) -> Selection:
     """The widths of largest total gain whose network costs at most ``limit``; among equal gains, the cheapest.
 
-    ``gains[g][k]`` is the predicted gain of splitting channel ``k`` of group ``g`` (loss units); channels that gain nothing are never
-    split, and every channel is split at most once.  ``seconds`` bounds the solver; when it runs out, the best widths found come back
-    with the gap proven so far (mobilenet_v2 at full width takes 4 s; a result that hangs on the clock is not repeatable).  Widths
-    without a cost are no candidates.
+    ``totals[g][n]`` is the largest gain (loss units) of adding at most ``n`` channels to group ``g``: 0 at first, never falling.  A
+    number that gains no more than the one before it is no candidate, nor is a width without a cost.  ``seconds`` bounds the solver;
+    when it runs out, the best widths found come back with the gap proven so far (mobilenet_v2 at full width takes 4 s; a result that
+    hangs on the clock is not repeatable).
 
     ValueError: the present network costs more than ``limit``.  NoCost: the present network has no cost.  SelectionError: no answer.
     """
@@ -79,7 +72,7 @@ def select(
             f"the network costs {present.value:.6g} {present.unit} at widths {wiring.widths}, more than the limit of {limit:.6g}; "
             "raise the limit or start from a smaller network"
         )
-    problem = _tabulate(_totals(gains, wiring.widths, max_widths), wiring, cost_model)
+    problem = _tabulate(totals, wiring, cost_model)
     problem.drop_dominated()
     problem.thin(MAX_CHOICES)
     added, gap = _solve(problem, wiring, cost_model, limit, seconds)
@@ -88,27 +81,11 @@ def select(
     return Selection(added, widths, gain, cost_model.network(wiring.shapes(widths)), gap)
 
 
-def best_channels(gains: Floats, count: int) -> NDArray[np.int64]:
-    """The ``count`` channels of largest gain, best first; equal gains in channel order."""
-    return np.argsort(-gains, kind="stable")[:count]
-
-
-def _totals(gains: Sequence[Floats], widths: Sequence[int], max_widths: Sequence[int]) -> list[Floats]:
-    """Per group the gain of splitting its 0, 1, 2, ... best channels."""
-    totals = []
-    for gain, width, most in zip(gains, widths, max_widths, strict=True):
-        if not np.isfinite(gain).all():
-            raise ValueError("a predicted gain is not finite; scores must be finite: lower the learning rate or the split step")
-        useful = np.sort(gain[gain > 0])[::-1][: max(0, most - width)]
-        totals.append(np.concatenate([[0.0], np.cumsum(useful)]))
-    return totals
-
-
 @dataclass(slots=True)
 class _Problem:
     """Gains and costs by candidate.  A candidate of a group is a number of added channels; a cost that is refused is infinite."""
 
-    totals: list[Floats]  # [channels that may be added + 1], by channels added
+    totals: Sequence[Floats]  # [channels that may be added + 1], by channels added
     candidates: list[NDArray[np.int64]]  # channels added
     constant: float = 0.0
     unary: list[Floats] = field(default_factory=list)  # [candidates of g]
@@ -157,9 +134,9 @@ class _Problem:
                 self.keep(group, np.unique(np.linspace(0, len(candidates) - 1, most).round().astype(np.int64)))
 
 
-def _tabulate(totals: list[Floats], wiring: Wiring, cost_model: CostModel) -> _Problem:
+def _tabulate(totals: Sequence[Floats], wiring: Wiring, cost_model: CostModel) -> _Problem:
     """Evaluate the cost model at every width of every unit that is still a candidate."""
-    candidates = [_worth_tabulating(group, len(total), wiring, cost_model) for group, total in enumerate(totals)]
+    candidates = [_worth_tabulating(group, total, wiring, cost_model) for group, total in enumerate(totals)]
     problem = _Problem(totals, candidates, cost_model.network(()).value)
     problem.unary = [np.zeros(len(added)) for added in candidates]
     for unit in wiring.units:
@@ -175,12 +152,14 @@ def _tabulate(totals: list[Floats], wiring: Wiring, cost_model: CostModel) -> _P
     return problem
 
 
-def _worth_tabulating(group: int, count: int, wiring: Wiring, cost_model: CostModel) -> NDArray[np.int64]:
-    """Candidates of a group: all, or for a wide group those that pay off at its neighbours' present widths, thinned."""
-    added = np.arange(count, dtype=np.int64)
-    if count <= MAX_TABULATED:
+def _worth_tabulating(group: int, total: Floats, wiring: Wiring, cost_model: CostModel) -> NDArray[np.int64]:
+    """Candidates of a group: all that gain more than fewer, or for a wide group those that pay off at its neighbours' present widths,
+    thinned.
+    """
+    added = np.flatnonzero(np.diff(total, prepend=-np.inf) > 0)
+    if len(added) <= MAX_TABULATED:
         return added
-    alone = np.zeros(count)
+    alone = np.zeros(len(added))
     for unit in wiring.units:
         if group in (unit.input, unit.output):
             alone += [_unit_cost(unit, wiring, {group: int(more)}, cost_model) for more in added]

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--width-multiplier", type=float, default=0.25, help="factor on the family's published widths")
     add("--widths", type=int, nargs="+", help="all widths, instead of a multiplier")
     add("--activation", choices=("silu", "relu"), default="silu", help="activation function")
+    add("--no-norm", action="store_true", help="no batch norm behind the convolutions")
     add("--image-size", type=int, default=32, help="pixels per side")
     add("--in-channels", type=int, default=3, help="image channels")
     add("--classes", type=int, default=10, help="number of classes")
@@ -64,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _network(options: argparse.Namespace) -> Network:
     widths = tuple(options.widths or default_widths(options.family, options.width_multiplier))
-    return Network(options.family, widths, options.image_size, options.in_channels, options.classes, options.activation)
+    return Network(
+        options.family, widths, options.image_size, options.in_channels, options.classes, options.activation, not options.no_norm
+    )
 
 
 def _with_progress_bar(console: Console, network: Network, setting: Setting, options: argparse.Namespace) -> Profile:

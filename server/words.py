@@ -126,8 +126,8 @@ def cause_words(cause: str) -> str:
 
 
 def outcome_words(outcome: Any) -> str:
-    """Why a round split nothing, in short."""
-    return _OUTCOMES.get(str(outcome), "nothing split")
+    """Why a round added nothing, in short."""
+    return _OUTCOMES.get(str(outcome), "nothing added")
 
 
 def phase_words(progress: Mapping[str, Any]) -> str:

@@ -89,7 +89,7 @@ def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
 def seed_network(spec: NetworkSpec, data: DataShape) -> Network:
     """The seed for images of this shape.  InvalidSpec when the widths do not fit the family."""
     widths = spec.widths if spec.widths is not None else default_widths(spec.family, spec.width_multiplier or 1.0)
-    network = Network(spec.family, widths, data.image_size, data.in_channels, data.classes, spec.activation)
+    network = Network(spec.family, widths, data.image_size, data.in_channels, data.classes, spec.activation, spec.norm)
     try:
         _wiring(network)
     except ValueError as error:
@@ -179,9 +179,9 @@ def _unknown_device(field: str, name: str, db: Database) -> Problem:
 
 def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> str:
     """The command that measures what this job needs."""
-    widths = ",".join(map(str, network.widths))
+    widths, norm = ",".join(map(str, network.widths)), "" if network.norm else "--no-norm "
     return (
-        f"wattle profile --device {budget.device} --family {network.family} --widths {widths} --activation {network.activation} "
+        f"wattle profile --device {budget.device} --family {network.family} --widths {widths} --activation {network.activation} {norm}"
         f"--image-size {network.image_size} --in-channels {network.in_channels} --classes {network.classes} "
         f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads} --wait"
     )

@@ -15,6 +15,8 @@ from costs.model import CostName
 
 DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "imagenet", "synthetic"]
 ScorerName = Literal["splitting", "rayleigh", "exact", "random"]
+OperatorName = Literal["split", "signed", "twins", "zero_output", "firefly", "gradmax"]
+NO_GAIN_CLAIMED: tuple[OperatorName, ...] = ("twins", "zero_output")
 ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone"]
 FinalName = Literal["inherit", "retrain", "both"]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -51,6 +53,7 @@ class NetworkSpec(_Spec):
     )
     width_multiplier: float | None = Field(default=None, gt=0, le=4, description="factor on the family's published widths")
     activation: Literal["silu", "relu"] = Field(default="silu", description="activation function")
+    norm: bool = Field(default=True, description="a batch norm behind every convolution (gradmax needs groups without)")
 
     @model_validator(mode="after")
     def _one_of(self) -> NetworkSpec:
@@ -63,9 +66,19 @@ class GrowthSpec(_Spec):
     """How the network grows."""
 
     scorer: ScorerName = Field(default="splitting", description="how channels are scored")
+    operators: tuple[OperatorName, ...] = Field(
+        default=("split",),
+        min_length=1,
+        max_length=len(get_args(OperatorName)),
+        description="how channels are added; one ranking chooses among all that these propose. twins and zero_output claim no gain: "
+        "name them alone, and they fill the widths that splits would be given",
+    )
     rounds: int = Field(default=3, ge=1, le=50, description="growth rounds")
     split_step: float = Field(
         default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
+    )
+    step_rule: Literal["fixed", "line_search"] = Field(
+        default="fixed", description="take split_step as it is, or scale it in every round to where the loss falls most"
     )
     softplus_beta: float = Field(
         default=3.0, gt=0, le=100, description="sharpness of the softplus whose curvature stands in for ReLU's (SiLU needs none)"
@@ -81,8 +94,19 @@ class GrowthSpec(_Spec):
         default=2048,
         ge=32,
         le=1_000_000,
-        description="while the gain is not reliable the fresh images are doubled, up to so many in all; then nothing is split",
+        description="while the gain is not reliable the fresh images are doubled, up to so many in all; then nothing is added",
     )
+
+    @model_validator(mode="after")
+    def _operators_go_together(self) -> GrowthSpec:
+        if len(set(self.operators)) != len(self.operators):
+            raise ValueError("an operator is named twice; name each once")
+        silent = [name for name in self.operators if name in NO_GAIN_CLAIMED]
+        if silent and len(self.operators) > 1:
+            raise ValueError(f"{silent[0]} claims no gain, so it can't be ranked among others; name it alone")
+        if self.scorer == "random" and set(self.operators) - {"split", *NO_GAIN_CLAIMED}:
+            raise ValueError("the scorer random ranks by chance, and these operators by the loss; use another scorer, or split alone")
+        return self
 
     @model_validator(mode="after")
     def _two_fresh_samples(self) -> GrowthSpec:

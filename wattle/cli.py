@@ -198,6 +198,7 @@ def profile(
     widths: Widths = None,
     width_multiplier: Multiplier = None,
     activation: NetActivation = "silu",
+    norm: Annotated[bool, typer.Option(help="A batch norm behind every convolution.")] = True,
     image_size: ImageSize = None,
     in_channels: InChannels = None,
     classes: Classes = None,
@@ -213,7 +214,7 @@ def profile(
     if spec is not None:
         document = profile_of_job(spec)
     else:
-        network = network_of_options(_needed("--family", family), widths, width_multiplier, activation)
+        network = network_of_options(_needed("--family", family), widths, width_multiplier, activation, norm)
         document = {
             "network": network, "image_size": _needed("--image-size", image_size),
             "in_channels": _needed("--in-channels", in_channels), "classes": _needed("--classes", classes),

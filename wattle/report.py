@@ -110,24 +110,24 @@ def pair_words(pair: Mapping[str, Any]) -> str:
 
 def rounds_table(rounds: Iterable[Mapping[str, Any]]) -> Table:
     """What each growth round promised and what it gave."""
-    titles = ("split", "predicted change", "change at split", "held-out loss", "cost of its limit")
+    titles = ("added", "predicted change", "change at growth", "held-out loss", "cost of its limit")
     table = _table(
-        "Growth rounds (predicted and at split: loss on the same images, before training)", "round", *map(_right, titles), "outcome"
+        "Growth rounds (predicted and at growth: loss on the same images, before training)", "round", *map(_right, titles), "outcome"
     )
     for entry in rounds:
-        split, cost = sum(entry["split_counts"]), entry["cost_after"]
+        added, cost = sum(entry["channels_added"]), entry["cost_after"]
         table.add_row(
-            str(entry["number"]), str(split), f"{entry['predicted_change']:+.4f} ± {entry['predicted_error']:.4f}",
-            _number(entry["change_at_split"], "+.4f"), f"{entry['loss_before']:.4f} -> {entry['loss_after']:.4f}",
-            f"{quantity(cost['value'], None)} of {quantity(entry['limit'], cost['unit'])}", _outcome(entry, split),
+            str(entry["number"]), str(added), f"{entry['predicted_change']:+.4f} ± {entry['predicted_error']:.4f}",
+            _number(entry["change_at_growth"], "+.4f"), f"{entry['loss_before']:.4f} -> {entry['loss_after']:.4f}",
+            f"{quantity(cost['value'], None)} of {quantity(entry['limit'], cost['unit'])}", _outcome(entry, added),
         )  # fmt: skip
     return table
 
 
-def _outcome(entry: Mapping[str, Any], split: int) -> str:
+def _outcome(entry: Mapping[str, Any], added: int) -> str:
     if entry["rolled_back"]:
         return f"rolled back: {entry['reason']}"
-    return "kept" if split else f"nothing split: {entry['reason']}"
+    return "kept" if added else f"nothing added: {entry['reason']}"
 
 
 def results(report: Document) -> list[tuple[str, Document]]:

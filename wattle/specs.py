@@ -37,9 +37,9 @@ def device_of_job(path: Path) -> str:
     return str((load_spec(path).get("budget") or {}).get("device", "this-host"))
 
 
-def network_of_options(family: str, widths: str | None, width_multiplier: float | None, activation: str) -> Document:
+def network_of_options(family: str, widths: str | None, width_multiplier: float | None, activation: str, norm: bool) -> Document:
     """A ``network`` entry of a spec; ``widths`` as typed: "8,8,16"."""
-    network: Document = {"family": family, "activation": activation}
+    network: Document = {"family": family, "activation": activation, "norm": norm}
     if widths is not None:
         network["widths"] = [_whole(word) for word in widths.replace(",", " ").split()]
     if width_multiplier is not None:

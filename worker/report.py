@@ -174,15 +174,15 @@ def _scores(test: Evaluation) -> Document:
 
 
 def _round(taken: Round) -> Document:
-    """``predicted_change`` is to be held against ``change_at_split`` (same images, no training), not against ``realised_change``."""
+    """``predicted_change`` is to be held against ``change_at_growth`` (same images, no training), not against ``realised_change``."""
     return {**asdict(taken), "realised_change": taken.loss_after - taken.loss_before}
 
 
 def rounds_words(rounds: Sequence[Round]) -> str:
     """A run that grew nowhere says so, and why."""
-    if not rounds or any(taken.outcome == "split" for taken in rounds):
+    if not rounds or any(taken.outcome == "grown" for taken in rounds):
         return ""
-    return f"No round split a channel; the last one: {rounds[-1].reason}."
+    return f"No round added a channel; the last one: {rounds[-1].reason}."
 
 
 def budget_words(latency: Document, limit: float, unit: str | None) -> str:

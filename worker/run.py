@@ -87,6 +87,8 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         weight_decay=training.weight_decay,
         schedule=training.schedule,
         scorer=growth.scorer,
+        operators=growth.operators,
+        step_rule=growth.step_rule,
         split_step=growth.split_step,
         softplus_beta=growth.softplus_beta,
         max_growth=growth.max_growth,

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from growth.offspring import Offspring, theta
-from growth.operators.base import Candidates, Evidence, in_nats
+from growth.operators.base import Candidates, Evidence, Passes, in_nats
 from growth.operators.newborn import newborn, with_statistics
 from growth.operators.probe import Probe, Reads, outgoing
 from growth.operators.stride import SHORTER
@@ -34,6 +35,9 @@ class Firefly:
     descents: int = 1
     turn: float = 0.5
     midpoints: int = 3
+    claims_gain: ClassVar[bool] = True
+    uses_scores: ClassVar[bool] = False
+    adds: ClassVar[int] = 1
 
     def propose(self, evidence: Evidence, step: float, generator: torch.Generator) -> list[Candidates]:
         births = with_statistics(evidence, newborn(evidence, generator))
@@ -48,10 +52,11 @@ class Firefly:
             for birth, read_by, gain in zip(births, reads, gains, strict=True)
         ]
 
-    def passes(self, fan_in: int) -> int:  # noqa: ARG002
+    def passes(self, fan_in: int) -> Passes:  # noqa: ARG002
         """At twice the width everywhere a pass costs four times as much, and slopes cost three passes."""
         settle, slopes = 4, 3 * 4
-        return settle + self.descents * (settle + 2 * slopes) + slopes + 4 * (len(SHORTER) + 1) + self.midpoints * slopes
+        scoring = settle + self.descents * (settle + 2 * slopes) + slopes + 4 * (len(SHORTER) + 1) + self.midpoints * slopes
+        return Passes(scoring, slopes)
 
     def _turned(self, evidence: Evidence, births: Sequence[Offspring]) -> list[Offspring]:
         """Rows turned against the slope that they see once they are read, their length kept."""

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from growth.groups import ChannelGroup
-from growth.offspring import Offspring, theta
-from growth.operators.base import Candidates, Evidence, in_nats
+from growth.offspring import Offspring, nobody, theta
+from growth.operators.base import Candidates, Evidence, Passes, in_nats
 from growth.operators.probe import Probe, Reads, outgoing
 from growth.operators.stride import SHORTER, line_search
 
@@ -39,6 +40,9 @@ class GradMax:
     """An operator; ``rounds`` of orthogonal iteration."""
 
     rounds: int = 4
+    claims_gain: ClassVar[bool] = True
+    uses_scores: ClassVar[bool] = False
+    adds: ClassVar[int] = 2
 
     def propose(self, evidence: Evidence, step: float, generator: torch.Generator) -> list[Candidates]:
         numbers = [number for number, group in enumerate(evidence.graph.groups) if not group.passengers]
@@ -53,9 +57,9 @@ class GradMax:
         left = slopes.forward(right)
         return _settled(evidence, [slopes.pair(at, left[at], right[at], step) for at in range(len(numbers))])
 
-    def passes(self, fan_in: int) -> int:  # noqa: ARG002
+    def passes(self, fan_in: int) -> Passes:  # noqa: ARG002
         """Slopes cost three passes at twice the width (four times the compute), the line search passes at three times the width."""
-        return 3 * 4 * (3 * self.rounds + 2) + 9 * (len(SHORTER) + 1)
+        return Passes(3 * 4 * (3 * self.rounds + 2) + 9 * (len(SHORTER) + 1), 3 * 9)
 
 
 class _Slopes:
@@ -107,7 +111,7 @@ class _Slopes:
         return Candidates("gradmax", Offspring(self.numbers[at], torch.arange(k), moves, shares, pairs), in_nats(gain))
 
     def _probe(self, rows: Sequence[Tensor]) -> Probe:
-        births = [_none(self.evidence, number) for number in range(len(self.evidence.graph.groups))]
+        births = [nobody(self.evidence.model, group, number) for number, group in enumerate(self.evidence.graph.groups)]
         for number, wanted, present in zip(self.numbers, rows, self.thetas, strict=True):
             k = len(wanted)
             moves = torch.stack([torch.zeros_like(wanted), wanted - present[:k]], 1)
@@ -132,11 +136,6 @@ def _settled(evidence: Evidence, candidates: Sequence[Candidates]) -> list[Candi
         for one in candidates
         if one.gain is not None
     ]
-
-
-def _none(evidence: Evidence, number: int) -> Offspring:
-    rows = theta(evidence.model, evidence.graph.groups[number])[:0]
-    return Offspring(number, torch.arange(0), rows.new_zeros(0, 2, rows.shape[1]), rows.new_ones(0, 2))
 
 
 def _flat(reads: Sequence[Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from growth.offspring import Offspring
 from growth.operators.base import Evidence
 from growth.operators.newborn import appended
 from growth.operators.stride import mean_loss
+from growth.splitting import Batch
 from growth.surgery import ChannelMap, add_channels
 from growth.tracing import evaluating
 
@@ -25,7 +26,7 @@ Reads = list[tuple[Tensor, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """Of the mean loss on the scoring images: at the outgoing weights, and at the rows of the new channels, by group [n, d]."""
+    """Of the mean loss: at the outgoing weights, and at the rows of the new channels, by group [n, d]."""
 
     reads: Reads
     rows: list[Tensor]
@@ -52,7 +53,6 @@ class Probe:
 
     def __init__(self, evidence: Evidence, births: Sequence[Offspring]) -> None:
         self._batches, self._loss = evidence.batches, evidence.loss
-        self._samples = sum(len(images) for images, _ in evidence.batches)
         self._wider, channel_map = add_channels(evidence.model, evidence.graph, births)
         graph = find_groups(self._wider, evidence.batches[0][0][:2])
         self._readers = _readers(evidence.model, evidence.graph, graph)
@@ -64,16 +64,18 @@ class Probe:
         self._put(reads, scale)
         return mean_loss(self._wider, self._batches, self._loss)
 
-    def slopes(self, reads: Reads, scale: float) -> Slopes:
-        """At ``scale`` times ``reads``."""
+    def slopes(self, reads: Reads, scale: float, batches: Sequence[Batch] | None = None) -> Slopes:
+        """At ``scale`` times ``reads``, on the scoring images or others."""
         self._put(reads, scale)
+        batches = self._batches if batches is None else batches
+        samples = sum(len(images) for images, _ in batches)
         totals = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
         with torch.enable_grad(), evaluating(self._wider):
-            for images, target in self._batches:
+            for images, target in batches:
                 loss = self._loss(self._wider(images), target)
                 gradients = torch.autograd.grad(loss, list(self._weights.values()))
                 for total, gradient in zip(totals.values(), gradients, strict=True):
-                    total.add_(gradient, alpha=len(images) / self._samples)
+                    total.add_(gradient, alpha=len(images) / samples)
         rows = [
             torch.cat([totals[name][width:].index_select(1, columns.to(totals[name].device)).flatten(1) for name, columns in parts], 1)
             for width, parts in self._rows

@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from growth.offspring import Offspring, theta
-from growth.operators.base import Candidates, Evidence, in_nats
+from growth.operators.base import Candidates, Evidence, Passes, in_nats
 from growth.solvers import EXACT_BELOW, Eigenpairs, extremes
 from growth.splitting import SplittingProduct
 
@@ -63,6 +64,9 @@ class Signed:
     """An operator: for each channel the best binary, triplet and quartet.  ``c`` bounds the sum of the shares' sizes."""
 
     c: float = 3.0
+    claims_gain: ClassVar[bool] = True
+    uses_scores: ClassVar[bool] = False
+    adds: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if not 1 <= self.c < math.inf:
@@ -79,8 +83,9 @@ class Signed:
                     candidates.append(_best(number, rows, low, high, fitting, step))
         return candidates
 
-    def passes(self, fan_in: int) -> int:
-        return 3 + 2 * min(fan_in, EXACT_BELOW)
+    def passes(self, fan_in: int) -> Passes:
+        """On fresh images a product for each of a binary's, a triplet's and a quartet's moves."""
+        return Passes(3 + 2 * min(fan_in, EXACT_BELOW), 3 + 2 * (2 + 3 + 4))
 
 
 def _best(number: int, rows: Tensor, low: Eigenpairs, high: Eigenpairs, fitting: Sequence[Scheme], step: float) -> Candidates:

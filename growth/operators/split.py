@@ -8,11 +8,15 @@ from __future__ import annotations
 import torch
 
 from growth.offspring import Split, apart
-from growth.operators.base import Candidates, Evidence, in_nats
+from growth.operators.base import Candidates, Evidence, Passes, in_nats
 
 
 class InTwo:
     """An operator."""
+
+    claims_gain = True
+    uses_scores = True
+    adds = 1
 
     def propose(self, evidence: Evidence, step: float, generator: torch.Generator) -> list[Candidates]:  # noqa: ARG002  # nothing left to chance
         return [
@@ -24,5 +28,5 @@ class InTwo:
             for number, (group, score) in enumerate(zip(evidence.graph.groups, evidence.scores, strict=True))
         ]
 
-    def passes(self, fan_in: int) -> int:  # noqa: ARG002  # the scorer is charged already
-        return 0
+    def passes(self, fan_in: int) -> Passes:  # noqa: ARG002  # the scorer is charged already
+        return Passes(0, 3 + 2)

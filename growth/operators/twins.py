@@ -9,19 +9,21 @@ from __future__ import annotations
 import torch
 
 from growth.offspring import doubled
-from growth.operators.base import Candidates, Evidence
+from growth.operators.base import Candidates, Evidence, Passes
 
 
 class Twins:
     """An operator."""
 
+    claims_gain = False
+    uses_scores = True
+    adds = 1
+
     def propose(self, evidence: Evidence, step: float, generator: torch.Generator) -> list[Candidates]:  # noqa: ARG002  # there is no move
         return [
-            Candidates(
-                "twins", doubled(evidence.model, group, number, torch.arange(group.width)), torch.zeros(group.width, dtype=torch.float64)
-            )
+            Candidates("twins", doubled(evidence.model, group, number, torch.arange(group.width)), None)
             for number, group in enumerate(evidence.graph.groups)
         ]
 
-    def passes(self, fan_in: int) -> int:  # noqa: ARG002
-        return 0
+    def passes(self, fan_in: int) -> Passes:  # noqa: ARG002
+        return Passes(0, 0)

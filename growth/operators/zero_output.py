@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import torch
 
-from growth.operators.base import Candidates, Evidence
+from growth.operators.base import Candidates, Evidence, Passes
 from growth.operators.newborn import newborn, with_statistics
 
 
 class ZeroOutput:
     """An operator."""
 
+    claims_gain = False
+    uses_scores = True
+    adds = 1
+
     def propose(self, evidence: Evidence, step: float, generator: torch.Generator) -> list[Candidates]:  # noqa: ARG002  # nothing to scale
         return [Candidates("zero_output", one, None) for one in with_statistics(evidence, newborn(evidence, generator))]
 
-    def passes(self, fan_in: int) -> int:  # noqa: ARG002
-        return 4  # one forward pass at twice the width
+    def passes(self, fan_in: int) -> Passes:  # noqa: ARG002
+        return Passes(4, 0)  # one forward pass at twice the width

@@ -89,12 +89,12 @@ def growth_round(number: int, run: str, **changes: Any) -> dict[str, Any]:
     before, after = widths_after(number - 1), widths_after(number)
     return {
         "number": number, "widths_before": before, "widths_after": after,
-        "split_counts": [b - a for a, b in zip(before, after, strict=True)],
+        "channels_added": [b - a for a, b in zip(before, after, strict=True)],
         "cost_before": cost(1.0 + 0.2 * number), "cost_after": cost(1.2 + 0.2 * number), "limit": 1.2 + 0.2 * number,
-        "predicted_change": -0.031 / number, "predicted_error": 0.0042 / number, "change_at_split": -0.027 / number,
+        "predicted_change": -0.031 / number, "predicted_error": 0.0042 / number, "change_at_growth": -0.027 / number,
         "loss_before": 0.61 / number, "loss_after": 0.4 / number, "accuracy_after": 0.9 + 0.02 * number, "rolled_back": False,
         "reason": "12 of 40 channels with a negative index fit the round's limit",
-        "channels_scored": 112, "channels_negative": 40, "gap": 0.0,
+        "channels_scored": 112, "channels_gaining": 40, "gap": 0.0,
         "run": run, **changes,
     }  # fmt: skip
 

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from growth.offspring import Offspring
 from growth.operators import Candidates
-from growth.operators.choice import Menu, channels_added, menu, menus, ranked_by_index
-from growth.scorers import GroupScore
-from growth.selection import best_channels
+from growth.operators.choice import Menu, channels_added, menus, picked
 
 
 def candidates(operator: str, added: int, gain: list[float] | None, parents: list[int], group: int = 0) -> Candidates:
@@ -23,12 +21,17 @@ def candidates(operator: str, added: int, gain: list[float] | None, parents: lis
     return Candidates(operator, offspring, None if gain is None else torch.tensor(gain, dtype=torch.float64))
 
 
-def taken(one: Menu, count: int) -> list[tuple[str, int, int, float]]:
+def menu(found: list[Candidates], most: int) -> Menu:
+    """Of one group that may add ``most`` channels."""
+    return menus(found, [0], [most])[0]
+
+
+def taken(one: Menu, found: list[Candidates], count: int) -> list[tuple[str, int, int, float]]:
     """(operator, channels added, parent, gain)"""
     return [
-        (found.operator, found.offspring.added, parent, gain)
-        for found in one.chosen(count)
-        for parent, gain in zip(found.offspring.parents.tolist(), found.gain.tolist(), strict=True)
+        (chosen.operator, chosen.offspring.added, parent, gain)
+        for chosen in picked(found, one.chosen(count))
+        for parent, gain in zip(chosen.offspring.parents.tolist(), chosen.gain.tolist(), strict=True)
     ]
 
 
@@ -38,7 +41,8 @@ gains = st.floats(-1, 2, allow_subnormal=False)
 @given(table=st.lists(st.tuples(gains, gains, gains), min_size=1, max_size=5), most=st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
 def test_totals_are_the_best_of_all_sets(table: list[tuple[float, float, float]], most: int) -> None:
-    one = menu([candidates(f"adds {k + 1}", k + 1, [row[k] for row in table], list(range(len(table)))) for k in range(3)], most)
+    offered = [candidates(f"adds {k + 1}", k + 1, [row[k] for row in table], list(range(len(table)))) for k in range(3)]
+    one = menu(offered, most)
     best = np.zeros(most + 1)
     for widths in itertools.product(range(4), repeat=len(table)):
         gain = sum(row[width - 1] for row, width in zip(table, widths, strict=True) if width)
@@ -47,7 +51,7 @@ def test_totals_are_the_best_of_all_sets(table: list[tuple[float, float, float]]
     assert one.totals == pytest.approx(best[: len(one.totals)], abs=1e-12)
     assert one.totals[-1] == pytest.approx(best[-1], abs=1e-12)
     for count in range(len(one.totals)):
-        found = taken(one, count)
+        found = taken(one, offered, count)
         assert sum(gain for *_, gain in found) == pytest.approx(one.totals[count], abs=1e-12)
         assert sum(added for _, added, _, _ in found) <= count
         assert len({parent for _, _, parent, _ in found}) == len(found)
@@ -57,15 +61,16 @@ def test_totals_are_the_best_of_all_sets(table: list[tuple[float, float, float]]
 @given(values=st.lists(st.integers(-20, 100).map(lambda number: number / 100), min_size=1, max_size=12))
 @settings(max_examples=50, deadline=None)
 def test_where_each_adds_one_it_is_the_plain_ranking_bit_for_bit(values: list[float]) -> None:
-    one = menu([candidates("split", 1, values, list(range(len(values))))], len(values))
+    offered = [candidates("split", 1, values, list(range(len(values))))]
+    one = menu(offered, len(values))
     useful = np.sort([value for value in values if value > 0])[::-1]
     assert one.totals.tolist() == [0, *np.cumsum(useful)]
     for count in range(len(one.totals)):
-        assert [parent for _, _, parent, _ in taken(one, count)] == best_channels(np.array(values), count).tolist()
+        assert [parent for _, _, parent, _ in taken(one, offered, count)] == np.argsort(-np.array(values), kind="stable")[:count].tolist()
 
 
 def test_an_unknown_or_broken_gain_is_refused() -> None:
-    with pytest.raises(ValueError, match="gain of zero_output is unknown"):
+    with pytest.raises(ValueError, match="zero_output claims no gain, so it can't be ranked"):
         menu([candidates("zero_output", 1, None, [0])], 1)
     with pytest.raises(ValueError, match="not finite"):
         menu([candidates("split", 1, [float("nan")], [0])], 1)
@@ -76,15 +81,7 @@ def test_groups_are_ranked_each_for_itself_within_their_largest_widths() -> None
     first, second = menus(both, (3, 3), (5, 6))
     assert first.totals.tolist() == [0, 3, 5]
     assert second.totals.tolist() == [0, 0, 6, 6]
-    chosen = [*first.chosen(2), *second.chosen(3)]
+    chosen = picked(both, [*first.chosen(2), *second.chosen(3)])
     assert [(one.operator, one.offspring.parents.tolist()) for one in chosen] == [("split", [2, 1]), ("signed", [2])]
-    assert channels_added(chosen, 2) == [2, 2]
+    assert channels_added(chosen, 2) == (2, 2)
     assert [one.totals.tolist() for one in menus(both, (3, 3), (2, 3))] == [[0], [0]]
-
-
-def test_without_a_gain_of_their_own_candidates_rank_by_the_index_of_their_parent() -> None:
-    index = torch.tensor([-1.0, 2.0, -3.0], dtype=torch.float64)
-    score = GroupScore(index, torch.zeros(3, 2), torch.zeros(3), torch.tensor([1.0, 1.0, 2.0]).double())
-    (ranked,) = ranked_by_index([candidates("zero_output", 1, None, [2, 0, 1])], [score], 0.5)
-    assert ranked.gain.tolist() == [1.5, 0.125, -0.25]
-    assert [one.offspring.parents.tolist() for one in menu([ranked], 3).chosen(2)] == [[2, 0]]

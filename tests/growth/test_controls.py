@@ -78,7 +78,7 @@ def test_twins_have_the_main_runs_widths_round_by_round() -> None:
     assert [taken.widths_after for taken in growth.rounds] == [taken.widths_after for taken in main.rounds]
     assert growth.network == main.network
     assert len({SEED.widths, *(taken.widths_after for taken in main.rounds)}) == 3  # both rounds grew (chance always splits), and were kept
-    assert [taken.change_at_split for taken in growth.rounds] == pytest.approx([0, 0], abs=1e-6)
+    assert [taken.change_at_growth for taken in growth.rounds] == pytest.approx([0, 0], abs=1e-6)
     assert not any(taken.rolled_back or taken.channels_scored for taken in growth.rounds)
     assert growth.step >= main.step
 

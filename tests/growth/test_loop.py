@@ -21,10 +21,11 @@ from growth.events import Event, Finished, Proposal, Round, Scored, Step
 from growth.loop import Growth
 from growth.networks import build
 from growth.notebook import grow
+from growth.operators import OPERATORS
 from growth.scorers import SCORERS, GroupScore
 from growth.scorers.at_random import AtRandom
 from growth.splitting import SplittingProduct
-from growth.surgery import widen
+from growth.surgery import add_channels
 from growth.training import EXPLODED, Data, NotANumber, evaluate_batches, seeded
 
 SEED = Network("plain", (4, 4), 8, 1, 3)
@@ -83,11 +84,11 @@ def assert_same(one: tuple[dict[str, Tensor], dict[str, Any]], other: tuple[dict
 @pytest.mark.parametrize(
     ("data", "changes", "explodes_above", "outcome"),
     [
-        (DATA, {"steps_per_round": 4}, EXPLODED, ("split", False)),
-        (MISLEADING, {"scorer": "random", "compute_limit_macs": 12_000_000}, EXPLODED, ("split", True)),
-        (DATA, {"rounds": 3, "compute_limit_macs": 9_000_000}, EXPLODED, ("split", False)),
+        (DATA, {"steps_per_round": 4}, EXPLODED, ("grown", False)),
+        (MISLEADING, {"scorer": "random", "compute_limit_macs": 12_000_000}, EXPLODED, ("grown", True)),
+        (DATA, {"rounds": 3, "compute_limit_macs": 9_000_000}, EXPLODED, ("grown", False)),
         (NOISE, {}, EXPLODED, ("no_reliable_gain", False)),
-        (DATA, {"scorer": "random", "compute_limit_macs": 12_000_000}, 0.5, ("split", True)),
+        (DATA, {"scorer": "random", "compute_limit_macs": 12_000_000}, 0.5, ("grown", True)),
     ],
     ids=["splits kept", "splits rolled back", "compute for one round of three", "no reliable gain", "diverged in the round"],
 )
@@ -113,6 +114,28 @@ def test_a_run_stopped_at_any_yield_goes_on_as_if_it_had_not(
         resumed = Growth.resume(tmp_path / str(number), data, Macs())
         rest = list(resumed.events())
         assert [comparable(event) for event in rest] == [comparable(event) for event in events[number:]]
+        assert_same(final(resumed, tmp_path), expected)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_run_stopped_in_an_operators_round_goes_on_as_if_it_had_not(operator: str, tmp_path: Path) -> None:
+    """Saved before, in and after its round, with a line search; the resumed run equals the undisturbed one bit for bit."""
+    network = replace(SEED, norm=operator != "gradmax")
+    config = replace(CONFIG, operators=(operator,), step_rule="line_search", rounds=1, limit=8 * SEED_MACS, learning_rate=0.05)
+    growth = Growth.start(network, DATA, Macs(), config)
+    events, saved = [], [tmp_path / "0"]
+    growth.save(saved[0])
+    for event in growth.events():
+        events.append(event)
+        saved.append(tmp_path / str(len(events)))
+        growth.save(saved[-1])
+    (closed,) = growth.rounds
+    assert (closed.outcome, list(closed.added_by)) == ("grown", [operator])
+    assert closed.added_by[operator] == sum(closed.channels_added)
+    expected = final(growth, tmp_path)
+    for number in range(CONFIG.steps_per_round - 1, len(events)):
+        resumed = Growth.resume(saved[number], DATA, Macs())
+        assert [comparable(event) for event in resumed.events()] == [comparable(event) for event in events[number:]]
         assert_same(final(resumed, tmp_path), expected)
 
 
@@ -154,13 +177,13 @@ def test_rounds_stay_within_their_share_of_the_budget(scorer: str, cost_model: M
     closed = [event for event in growth.events() if isinstance(event, Round)]
     assert [round_.limit for round_ in closed] == pytest.approx([2 * seed_cost, 4 * seed_cost])
     for round_ in closed:
-        tried = [width + count for width, count in zip(round_.widths_before, round_.split_counts, strict=True)]
+        tried = [width + count for width, count in zip(round_.widths_before, round_.channels_added, strict=True)]
         assert cost_model.network(SEED.wiring().shapes(tried)).value <= round_.limit
         assert round_.widths_after == (round_.widths_before if round_.rolled_back else tuple(tried))
         assert round_.cost_after == cost_model.network(SEED.wiring().shapes(round_.widths_after))
         assert math.isfinite(round_.predicted_change)
         assert round_.predicted_error >= 0
-        assert round_.channels_negative <= round_.channels_scored == sum(round_.widths_before)
+        assert round_.channels_gaining <= round_.channels_scored == sum(round_.widths_before)
     assert growth.network.widths == closed[-1].widths_after
     assert growth.model(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
 
@@ -172,7 +195,7 @@ def test_a_round_that_makes_things_worse_is_rolled_back_to_its_parent() -> None:
             parent = {name: tensor.clone() for name, tensor in growth.learner.tensors().items() if ".running_" not in name}
         if isinstance(event, Round):
             assert event.rolled_back
-            assert sum(event.split_counts) > 0
+            assert sum(event.channels_added) > 0
             assert event.loss_after > event.loss_before
             assert event.reason.endswith(f"rolled back: the loss rose from {event.loss_before:.6g} to {event.loss_after:.6g}")
             assert event.widths_after == event.widths_before == growth.network.widths
@@ -194,15 +217,15 @@ def first_round(growth: Growth) -> Round:
 def test_a_round_without_negative_index_splits_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCORERS, "content", Content())
     closed = first_round(start(scorer="content", rounds=1))
-    assert (closed.outcome, closed.reason) == ("no_gain", "no channel has a negative index")
-    assert (closed.split_counts, closed.predicted_change, closed.change_at_split) == ((0, 0), 0, None)
+    assert (closed.outcome, closed.reason) == ("no_gain", "nothing that could be added is predicted to lower the loss")
+    assert (closed.channels_added, closed.predicted_change, closed.change_at_growth) == ((0, 0), 0, None)
     assert not closed.rolled_back  # a loss that rises without a split is not the split's fault
 
 
 def test_rounds_without_room_say_so() -> None:
     tight, capped = first_round(start(limit=SEED_MACS, rounds=1)), first_round(start(max_growth=1.1, rounds=1))
-    assert (tight.outcome, tight.reason) == ("budget", f"no split fits the round's limit of {SEED_MACS:.6g} MACs")
-    assert (capped.outcome, capped.reason) == ("widest", "every group with a negative index is as wide as max_growth allows")
+    assert (tight.outcome, tight.reason) == ("budget", f"nothing that gains fits the round's limit of {SEED_MACS:.6g} MACs")
+    assert (capped.outcome, capped.reason) == ("widest", "every group that would gain is as wide as max_growth allows")
 
 
 def outcomes(make: Callable[[int, int], TensorDataset], scorer: str) -> list[Round]:
@@ -220,21 +243,21 @@ def test_where_there_is_nothing_to_learn_rounds_mostly_split_nothing_and_say_why
     doubtful = [round_ for round_ in closed if round_.outcome == "no_reliable_gain"]
     assert len(doubtful) >= 0.75 * len(closed)
     for round_ in doubtful:
-        assert round_.channels_negative > 0  # the ranking found some to try, on every sample
+        assert round_.channels_gaining > 0  # the ranking found some to try, on every sample
         assert round_.predicted_change + 2 * round_.predicted_error >= 0
         assert round_.fresh_images == 64 + 64 + 128 + 80  # all that scoring left over
         assert re.fullmatch(r"no reliable gain: predicted \S+ ± \S+ nats on 80 fresh images", round_.reason)
-        assert (sum(round_.split_counts), round_.change_at_split, round_.rolled_back) == (0, None, False)
+        assert (sum(round_.channels_added), round_.change_at_growth, round_.rolled_back) == (0, None, False)
         assert round_.widths_after == round_.widths_before
 
 
 def test_where_there_is_a_gain_rounds_split() -> None:
-    assert {round_.outcome for round_ in outcomes(images, "splitting")} == {"split"}
+    assert {round_.outcome for round_ in outcomes(images, "splitting")} == {"grown"}
 
 
 def test_chance_splits_whatever_fresh_images_say() -> None:
     closed = outcomes(noise, "random")
-    assert {round_.outcome for round_ in closed} == {"split"}
+    assert {round_.outcome for round_ in closed} == {"grown"}
     assert {round_.fresh_images for round_ in closed} == {64}
     assert any(round_.predicted_change + 2 * round_.predicted_error > 0 for round_ in closed)
 
@@ -249,8 +272,8 @@ def test_the_prediction_is_the_change_of_a_small_split() -> None:
         model, seed, data, Macs(), replace(CONFIG, limit=1e6, rounds=1, split_step=3e-3, scoring_samples=128, fresh_samples=128)
     )
     proposal = next(event.proposal for event in growth.events() if isinstance(event, Scored))
-    assert sum(proposal.split_counts) > 10
-    assert proposal.change_at_split == pytest.approx(proposal.predicted_change, rel=1e-3)
+    assert sum(proposal.channels_added) > 10
+    assert proposal.change_at_growth == pytest.approx(proposal.predicted_change, rel=1e-3)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -267,10 +290,11 @@ def test_scoring_is_charged_for_at_least_the_products_it_makes(scorer: str, monk
     macs, proposal = growth.macs, next(event.proposal for event in growth.events() if isinstance(event, Scored))
     by_scorer = sum(made) - proposal.fresh_images  # one product with each fresh image
     charged = growth.charged_macs - macs * (3 * 3 * 16 + 32 + 24)  # training, norms settled, selection data
-    if sum(proposal.split_counts):
+    if sum(proposal.channels_added):
         charged -= judging_images(proposal, NOISE) * (macs + growth.macs)
     assert by_scorer >= 0
-    assert charged == rounds.scoring_macs(macs, SCORERS[scorer].products(36), 32, proposal.fresh_images)
+    products = SCORERS[scorer].products(36)
+    assert charged == macs * (32 * (3 + 2 * products if products else 0) + (3 + 2) * proposal.fresh_images)
     assert charged >= macs * (2 * sum(made) + 3 * (32 * bool(by_scorer) + proposal.fresh_images))
 
 
@@ -285,9 +309,9 @@ def test_compute_is_charged_by_the_rules(data: Data) -> None:
     growth = Growth.start(SEED, data, Macs(), replace(CONFIG, rounds=1))
     list(growth.events())
     closed = growth.rounds[0]
-    assert closed.outcome == ("split" if data is DATA else "no_reliable_gain")
+    assert closed.outcome == ("grown" if data is DATA else "no_reliable_gain")
     assert closed.fresh_images == (16 + 16 if data is DATA else 16 + 16 + 32 + 44)
-    tried = [width + count for width, count in zip(closed.widths_before, closed.split_counts, strict=True)]
+    tried = [width + count for width, count in zip(closed.widths_before, closed.channels_added, strict=True)]
     before, wide, after = (Macs().network(SEED.wiring().shapes(widths)).value for widths in ((4, 4), tried, closed.widths_after))
     training = 3 * 16 * (3 * before + 3 * wide + 3 * after)
     scoring = before * (32 * (3 + 2 * 6) + closed.fresh_images * 5)
@@ -312,6 +336,12 @@ def test_a_compute_limit_is_kept_and_used(limit: int) -> None:
         ({"limit": SEED_MACS - 1}, r"the seed costs 4620 MACs, more than the limit of 4619; raise the limit"),
         ({"scoring_samples": 60}, r"scoring_samples \+ 2 \* fresh_samples is 92, more than the 70 training images; lower them"),
         ({"scorer": "magic"}, r"scorer is 'magic'; choose one of splitting"),
+        ({"operators": ("magic",)}, r"operator is 'magic'; choose from split, signed"),
+        ({"operators": ()}, r"operators are \[\]; name at least one, and each once"),
+        ({"operators": ("split", "split")}, r"operators are \['split', 'split'\]; name at least one, and each once"),
+        ({"operators": ("split", "twins")}, r"twins claims no gain, so it can't be ranked among \['split', 'twins'\]; name it alone"),
+        ({"operators": ("firefly",), "scorer": "random"}, r"firefly ranks by the loss, the scorer random by chance; use another scorer"),
+        ({"operators": ("signed",), "scorer": "magic"}, r"scorer is 'magic'"),
     ],
 )
 def test_a_run_that_can_not_be_done_is_refused_at_once(changes: dict[str, Any], message: str) -> None:
@@ -328,24 +358,26 @@ def spoil(model: nn.Module) -> None:
 @pytest.mark.parametrize("at", ["the split", "the first step", "the last step"])
 def test_a_divergence_after_a_split_costs_the_round_and_not_the_run(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiling(*args: Any) -> Any:
-        wider, channel_map = widen(*args)
+        wider, channel_map = add_channels(*args)
         spoil(wider)
         return wider, channel_map
 
     if at == "the split":
-        monkeypatch.setattr("growth.loop.widen", spoiling)
+        monkeypatch.setattr("growth.loop.add_channels", spoiling)
     growth, events = start(rounds=1), []
     for event in growth.events():
         events.append(event)
         if (at == "the first step" and isinstance(event, Scored)) or (at == "the last step" and growth.step == 6 and not growth.rounds):
             spoil(growth.model)
     (closed,) = growth.rounds
-    assert (closed.outcome, closed.rolled_back) == ("split", True)
-    assert sum(closed.split_counts) > 0
-    assert (closed.change_at_split is None) == (at == "the split")
+    assert (closed.outcome, closed.rolled_back) == ("grown", True)
+    assert sum(closed.channels_added) > 0
+    assert (closed.change_at_growth is None) == (at == "the split")
     assert closed.widths_after == closed.widths_before == growth.network.widths == SEED.widths
     assert math.isfinite(closed.loss_after)
-    assert re.search(r"split \d+ of 8 channels, rolled back: .* is nan.*; lower the learning rate or the split step", closed.reason)
+    assert re.search(
+        r"added \d+ channels: \d+ by split, rolled back: .* is nan.*; lower the learning rate or the split step", closed.reason
+    )
     steps = [event.step for event in events if isinstance(event, Step)]
     assert steps == list(range(1, 10))  # the parent took those that its offspring could not
     assert isinstance(events[-1], Finished)

@@ -16,7 +16,7 @@ from growth.groups import find_groups
 from growth.offspring import Offspring, theta
 from growth.operators import OPERATORS, Candidates, Evidence
 from growth.operators.firefly import Firefly
-from growth.operators.forecast import forecast
+from growth.operators.law import changes
 from growth.optimizer import carry
 from growth.scorers import SCORERS
 from growth.splitting import Batch
@@ -92,7 +92,8 @@ def evidence(kind: type[nn.Module] = Net) -> Evidence:
 
 @cache
 def proposals(name: str, step: float) -> list[Candidates]:
-    return OPERATORS[name].propose(evidence(), step, seeded(3))
+    seen = evidence() if OPERATORS[name].uses_scores else replace(evidence(), scores=())
+    return OPERATORS[name].propose(seen, step, seeded(3))
 
 
 def together(name: str, step: float) -> list[list[Candidates]]:
@@ -147,7 +148,9 @@ def test_proposals_fit_and_have_finite_gains(name: str) -> None:
             assert candidates.gain.dtype == torch.float64
             assert candidates.gain.device.type == "cpu"
             assert candidates.gain.isfinite().all()
-    assert OPERATORS[name].passes(9) >= 0
+    assert min(OPERATORS[name].passes(9)) >= 0
+    assert OPERATORS[name].adds == max(candidates.offspring.added for candidates in found)
+    assert all((candidates.gain is not None) == OPERATORS[name].claims_gain for candidates in found)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -338,26 +341,51 @@ def test_offspring_that_do_not_fit_are_refused() -> None:
         added([good, good])
 
 
-# What firefly and the forecast promise
+# What the law and firefly promise
+
+
+def fresh_batches() -> list[Batch]:
+    generator = seeded(9)
+    return [(torch.randn(7, 2, 6, 6, generator=generator).double(), torch.randint(CLASSES, (7,), generator=generator)) for _ in range(3)]
+
+
+def realised_changes(offspring: list[Offspring]) -> Tensor:
+    """Of the loss on each fresh batch, [batches]."""
+    wider, _ = added(offspring)
+    with torch.no_grad():
+        return torch.stack([
+            functional.cross_entropy(wider(images), classes) - functional.cross_entropy(evidence().model(images), classes)
+            for images, classes in fresh_batches()
+        ])  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize(("step", "tolerance"), [(1e-3, 1e-3), (0.1, 0.1)])
-def test_forecast_is_the_change_on_images_of_its_own(name: str, step: float, tolerance: float) -> None:
-    generator = seeded(9)
-    fresh: list[Batch] = [
-        (torch.randn(7, 2, 6, 6, generator=generator).double(), torch.randint(CLASSES, (7,), generator=generator)) for _ in range(3)
-    ]
-    for together_ in together(name, step):
-        offspring = [candidates.offspring for candidates in together_]
-        changes = forecast(evidence().model, evidence().graph, offspring, fresh, functional.cross_entropy)
-        wider, _ = added(offspring)
-        with torch.no_grad():
-            realised = torch.stack([
-                functional.cross_entropy(wider(images), classes) - functional.cross_entropy(evidence().model(images), classes)
-                for images, classes in fresh
-            ])  # fmt: skip
-        assert (changes - realised).abs().max() <= max(1e-12, tolerance * float(realised.abs().max()))
+def test_the_law_says_of_every_candidate_what_it_does_to_fresh_images_by_itself(name: str) -> None:
+    found = proposals(name, 1e-3)
+    for one, predicted in zip(found, changes(evidence(), found, fresh_batches()), strict=True):
+        assert predicted.shape == (3, len(one.offspring.parents))
+        for row in range(len(one.offspring.parents)):
+            realised = realised_changes([one.offspring.take(torch.tensor([row]))])
+            tolerance = max(1e-12, 0.01 * float(realised.abs().max()))
+            assert predicted[:, row] == pytest.approx(realised.numpy(), abs=tolerance)
+
+
+@pytest.mark.parametrize("name", ["firefly", "gradmax"])
+def test_the_law_says_of_new_channels_what_all_of_them_do_together(name: str) -> None:
+    for step, tolerance in ((1e-3, 1e-3), (0.1, 0.1)):
+        found = proposals(name, step)
+        predicted = sum(each.sum(axis=1) for each in changes(evidence(), found, fresh_batches()))
+        realised = realised_changes([one.offspring for one in found])
+        assert predicted == pytest.approx(realised.numpy(), abs=tolerance * float(realised.abs().max()))
+
+
+def test_the_law_sees_sets_of_several_operators_in_one_group() -> None:
+    """As it sees each operator's alone."""
+    names = ("split", "signed", "gradmax", "firefly")
+    apart = [each for name in names for each in changes(evidence(), proposals(name, 0.1), fresh_batches())]
+    together_ = changes(evidence(), [one for name in names for one in proposals(name, 0.1)], fresh_batches())
+    for one, other in zip(apart, together_, strict=True):
+        assert other == pytest.approx(one, rel=1e-9, abs=1e-15)
 
 
 def test_gains_of_firefly_add_up_to_what_all_of_them_gain() -> None:

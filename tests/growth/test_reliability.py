@@ -1,4 +1,4 @@
-"""Fresh indices against explicit quadratic forms, standard errors against numpy, and judgements that chance seldom passes."""
+"""Changes on fresh images against explicit quadratic forms, standard errors against numpy, and judgements that chance seldom passes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from costs.model import Macs
+from growth.choosing import Room, choose
 from growth.groups import find_groups
-from growth.reliability import RELIABLE, FreshIndex, FreshSample, Prediction, mean_and_error, measure
-from growth.rounds import Room, choose
-from growth.scorers import SCORERS, GroupScore
+from growth.operators import OPERATORS, Candidates, Evidence
+from growth.operators.choice import Pick
+from growth.reliability import RELIABLE, FreshChange, FreshSample, Prediction, mean_and_error, measure
+from growth.scorers import SCORERS
 from growth.splitting import Batch
-from growth.surgery import Split
 
 STEP = 0.3
 FRESH_SIZES = (4, 4, 2)
@@ -45,17 +46,18 @@ def network(scale: float = 1) -> nn.Sequential:
     return model.eval()
 
 
-def scored(model: nn.Module) -> list[GroupScore]:
-    generator = torch.Generator().manual_seed(0)
-    return SCORERS["exact"](model, find_groups(model, FRESH[0][0]), SCORING, functional.cross_entropy, generator)
+def scored(model: nn.Module) -> tuple[Evidence, list[Candidates]]:
+    graph, generator = find_groups(model, FRESH[0][0]), torch.Generator().manual_seed(0)
+    scores = SCORERS["exact"](model, graph, SCORING, functional.cross_entropy, generator)
+    evidence = Evidence(model, graph, SCORING, functional.cross_entropy, scores)
+    return evidence, OPERATORS["split"].propose(evidence, STEP, generator)
 
 
-def measured(model: nn.Module) -> FreshSample:
-    return measure(model, find_groups(model, FRESH[0][0]), scored(model), FRESH)
+def measured(model: nn.Module, batches: list[Batch] = FRESH) -> FreshSample:
+    return measure(*scored(model), batches)
 
 
-def chosen(scores: list[GroupScore]) -> list[Split]:
-    return [Split(0, torch.tensor([2, 0]), scores[0].direction[[2, 0]]), Split(1, torch.tensor([1]), scores[1].direction[[1]])]
+CHOSEN = [Pick(0, torch.tensor([2, 0])), Pick(1, torch.tensor([1]))]
 
 
 def splitting_matrix(model: nn.Sequential, group: int, channel: int, batch: Batch) -> Tensor:
@@ -74,15 +76,15 @@ def splitting_matrix(model: nn.Sequential, group: int, channel: int, batch: Batc
     return cast(Tensor, torch.autograd.functional.hessian(linearised, weight[channel].flatten()))
 
 
-def test_the_fresh_index_of_every_channel_is_the_quadratic_form_of_its_splitting_matrix() -> None:
+def test_the_change_by_every_split_is_the_quadratic_form_of_its_splitting_matrix() -> None:
     model = network()
     found = measured(model)
-    for group, score in enumerate(scored(model)):
+    for group, score in enumerate(scored(model)[0].scores):
         for number, fresh in enumerate(FRESH):
             for channel, v in enumerate(score.direction):
                 quotient = v @ splitting_matrix(model, group, channel, fresh) @ v
-                expected = float(quotient * score.parent_norm[channel] ** 2)
-                assert found.indices[group][number, channel] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+                expected = STEP**2 / 2 * float(quotient * score.parent_norm[channel] ** 2)
+                assert found.changes[group][number, channel] == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
 @given(data=st.data(), size=st.integers(1, 64), count=st.integers(2, 20))
@@ -100,24 +102,24 @@ def test_larger_batches_weigh_more() -> None:
     assert error == pytest.approx(np.sqrt(sum((size / 10 * (value - 2.4)) ** 2 for size, value in zip(sizes, values, strict=True)) * 3 / 2))
 
 
-def test_a_set_is_predicted_to_change_the_loss_by_half_the_squared_step_times_its_indices() -> None:
+def test_a_set_is_predicted_to_change_the_loss_by_the_sum_of_its_changes() -> None:
     model = network()
-    found, splits = measured(model), chosen(scored(model))
-    per_batch = STEP**2 / 2 * (found.indices[0][:, 2] + found.indices[0][:, 0] + found.indices[1][:, 1])
+    found = measured(model)
+    per_batch = found.changes[0][:, 2] + found.changes[0][:, 0] + found.changes[1][:, 1]
     mean, error = mean_and_error(per_batch, np.array(FRESH_SIZES, dtype=float))
-    assert found.prediction(splits, STEP) == Prediction(pytest.approx(float(mean)), pytest.approx(float(error)))
+    assert found.prediction(CHOSEN) == Prediction(pytest.approx(float(mean)), pytest.approx(float(error)))
     assert error > 0
-    assert found.prediction([], STEP) == Prediction(0, 0)
+    assert found.prediction([]) == Prediction(0, 0)
 
 
 def test_two_samples_joined_are_one() -> None:
     model = network()
-    graph, scores = find_groups(model, FRESH[0][0]), scored(model)
-    whole = measure(model, graph, scores, FRESH)
-    joined = measure(model, graph, scores, FRESH[:1]).joined(measure(model, graph, scores, FRESH[1:]))
+    evidence, candidates = scored(model)
+    whole = measure(evidence, candidates, FRESH)
+    joined = measure(evidence, candidates, FRESH[:1]).joined(measure(evidence, candidates, FRESH[1:]))
     assert joined.images == whole.images == sum(FRESH_SIZES)
-    for one, other in zip(joined.fresh_indices(), whole.fresh_indices(), strict=True):
-        assert np.array_equal(one.relative_index, other.relative_index)
+    for one, other in zip(joined.each(), whole.each(), strict=True):
+        assert np.array_equal(one.change, other.change)
         assert np.array_equal(one.error, other.error)
 
 
@@ -126,10 +128,10 @@ def test_two_samples_joined_are_one() -> None:
 def test_nothing_sees_a_rescaled_normalised_layer(scale: float) -> None:
     plain, scaled = network(), network(scale)
     one, other = measured(plain), measured(scaled)
-    for index, same in zip(one.fresh_indices(), other.fresh_indices(), strict=True):
-        assert same.relative_index == pytest.approx(index.relative_index, rel=1e-6, abs=1e-12)
-        assert same.error == pytest.approx(index.error, rel=1e-6, abs=1e-12)
-    first, second = (found.prediction(chosen(scored(model)), STEP) for found, model in ((one, plain), (other, scaled)))
+    for found, same in zip(one.each(), other.each(), strict=True):
+        assert same.change == pytest.approx(found.change, rel=1e-6, abs=1e-12)
+        assert same.error == pytest.approx(found.error, rel=1e-6, abs=1e-12)
+    first, second = (found.prediction(CHOSEN) for found in (one, other))
     assert (second.change, second.error) == pytest.approx((first.change, first.error), rel=1e-6)
 
 
@@ -140,13 +142,13 @@ def test_no_choice_sees_a_rescaled_normalised_layer(scale: float) -> None:
     for model in (network(), network(scale)):
         graph = find_groups(model, FRESH[0][0])
         room = Room(graph.wiring, Macs(), 1.7 * Macs().network(graph.wiring.shapes()).value, (8, 6))
-        draws = [measure(model, graph, scored(model), [batch(8, 10 * draw + number) for number in range(8)]) for draw in range(3)]
-        choices.append(choose(scored(model), 12, draws.__getitem__, len(draws), room, STEP))
+        draws = [measured(model, [batch(8, 10 * draw + number) for number in range(8)]) for draw in range(3)]
+        choices.append(choose(scored(model)[1], 12, draws.__getitem__, len(draws), room))
     plain, scaled = choices
-    assert (scaled.outcome, scaled.split_counts) == (plain.outcome, plain.split_counts)
-    assert [split.channels.tolist() for split in scaled.selected] == [split.channels.tolist() for split in plain.selected] != []
-    for ranks, same in zip(plain.gains, scaled.gains, strict=True):
-        assert same.argsort().tolist() == ranks.argsort().tolist()
+    assert scaled.outcome == plain.outcome
+    assert [one.offspring.parents.tolist() for one in scaled.chosen] == [one.offspring.parents.tolist() for one in plain.chosen] != []
+    for ranks, same in zip(plain.ranked, scaled.ranked, strict=True):
+        assert same.gain.argsort(stable=True).tolist() == ranks.gain.argsort(stable=True).tolist()
     assert (scaled.predicted.change, scaled.predicted.error) == pytest.approx((plain.predicted.change, plain.predicted.error), rel=1e-6)
 
 
@@ -155,5 +157,5 @@ def test_reliable_is_a_fall_by_more_than_its_errors() -> None:
     assert not Prediction(-1.0, 1.01 / RELIABLE).reliable
     assert not Prediction(1.0, 0.0).reliable
     assert not Prediction(0.0, 0.0).reliable
-    fresh = FreshIndex(np.array([-1.0, -1.0, 1.0]), np.array([0.4, 0.6, 0.0]))
+    fresh = FreshChange(np.array([-1.0, -1.0, 1.0]), np.array([0.4, 0.6, 0.0]))
     assert fresh.reliable.tolist() == [True, False, False]

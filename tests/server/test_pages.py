@@ -60,11 +60,12 @@ REPORT_OF_SEEDS: dict[str, Any] = {
     "delivered": {"run": "retrained", "why": "it has the lower loss on the selection images (grown 0.3000, retrained 0.2000)"},
 }
 ROUND: dict[str, Any] = {
-    "number": 1, "widths_before": [4, 6, 8], "widths_after": [4, 9, 8], "split_counts": [0, 3, 0], "cost_before": COST, "cost_after": COST,
-    "limit": 35_000.0, "predicted_change": -0.031, "predicted_error": 0.0042, "change_at_split": -0.027, "loss_before": 0.61,
+    "number": 1, "widths_before": [4, 6, 8], "widths_after": [4, 9, 8], "channels_added": [0, 3, 0],
+    "cost_before": COST, "cost_after": COST,
+    "limit": 35_000.0, "predicted_change": -0.031, "predicted_error": 0.0042, "change_at_growth": -0.027, "loss_before": 0.61,
     "loss_after": 0.4, "accuracy_after": 0.92, "rolled_back": False, "reason": "3 channels fit", "channels_scored": 18,
-    "channels_negative": 5,
-    "gap": 0.0, "outcome": "split", "run": "grown",
+    "channels_gaining": 5,
+    "gap": 0.0, "outcome": "grown", "added_by": {"split": 3}, "split_step": 0.3, "run": "grown",
 }  # fmt: skip
 
 
@@ -187,15 +188,15 @@ def test_running(read: Callable[..., str], claimed: Callable[..., Lease], db: Da
     jobs.add_round(db, lease, "grown", 1, ROUND, step=60)
     jobs.add_round(db, lease, "grown", 2, {**ROUND, "number": 2, "rolled_back": True, "reason": "the loss rose"}, step=90)
     jobs.add_round(
-        db, lease, "grown", 3, {**ROUND, "number": 3, "split_counts": [0, 0, 0], "outcome": None, "reason": "none is negative"}, step=110
+        db, lease, "grown", 3, {**ROUND, "number": 3, "channels_added": [0, 0, 0], "outcome": None, "reason": "none is negative"}, step=110
     )
-    doubtful = {"split_counts": [0, 0, 0], "outcome": "no_reliable_gain", "reason": "it may be chance", "change_at_split": None}
+    doubtful = {"channels_added": [0, 0, 0], "outcome": "no_reliable_gain", "reason": "it may be chance", "change_at_growth": None}
     jobs.add_round(db, lease, "grown", 4, {**ROUND, "number": 4, **doubtful}, step=120)
     shown = read(f"/jobs/{lease.job.id}")
     for part in (
         "Training the grown network", "about 3 min 20 s left", "6 %", "one of 4 runs", "0.510 nats", "90.0 %", "31,234 of 40,000 MACs",
         "exact, 78 % of the limit", "−0.0310 ± 0.0042", "−0.0270", "0.6100 → 0.4000", "92.0 %", "kept 3 channels fit",
-        "rolled back the loss rose", "nothing split none is negative", "no reliable gain it may be chance", "limit 35,000 MACs",
+        "rolled back the loss rose", "nothing added none is negative", "no reliable gain it may be chance", "limit 35,000 MACs",
         "1.50×", "by this-host@rosella:1",
     ):  # fmt: skip
         assert part in shown, part

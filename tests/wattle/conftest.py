@@ -18,7 +18,7 @@ REPORT = {
     "grown": {**RESULT, "widths": [8, 16], "layers": [{"name": "stem", "width": 8}, {"name": "blocks.0.pointwise", "width": 16}]},
     "controls": {"uniform": RESULT, "cost_only": {**RESULT, "measured_latency": {"reason": "busy"}}},
     "rounds": [{
-        "number": 1, "split_counts": [0, 8], "predicted_change": -0.01, "predicted_error": 0.002, "change_at_split": -0.008,
+        "number": 1, "channels_added": [0, 8], "predicted_change": -0.01, "predicted_error": 0.002, "change_at_growth": -0.008,
         "loss_before": 0.3, "loss_after": 0.25, "cost_after": COST, "limit": 2.0, "rolled_back": False, "outcome": "split", "reason": None,
     }],
     "predicted_versus_measured": {"mean_absolute_error_percent": 3.84},

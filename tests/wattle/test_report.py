@@ -51,15 +51,15 @@ def test_rolled_back_round_says_why(report: dict[str, Any]) -> None:
 
 
 def test_round_without_a_split_says_why(report: dict[str, Any]) -> None:
-    report["rounds"][0] |= {"split_counts": [0, 0], "reason": "no channel has a negative index"}
-    assert "nothing split: no channel has a negative index" in text_of(render(report))
+    report["rounds"][0] |= {"channels_added": [0, 0], "reason": "no channel has a negative index"}
+    assert "nothing added: no channel has a negative index" in text_of(render(report))
 
 
 def test_a_gain_that_may_be_chance_has_no_change_at_its_split(report: dict[str, Any]) -> None:
-    report["rounds"][0] |= {"split_counts": [0, 0], "outcome": "no_reliable_gain", "reason": "no reliable gain", "change_at_split": None}
+    report["rounds"][0] |= {"channels_added": [0, 0], "outcome": "no_reliable_gain", "reason": "no reliable gain", "change_at_growth": None}
     shown = text_of(render(report))
     assert "-0.0080" not in shown
-    assert "nothing split: no reliable gain" in shown
+    assert "nothing added: no reliable gain" in shown
 
 
 def test_a_cost_is_never_shown_without_its_unit() -> None:

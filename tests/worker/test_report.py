@@ -23,16 +23,17 @@ def latency(median: float) -> dict[str, Any]:
 def closed(outcome: Outcome, reason: str) -> Round:
     cost = Cost(1.0, "MACs", "exact")
     return Round(
-        number=1, widths_before=(4,), split_counts=(0,), cost_before=cost, limit=2.0, predicted_change=-0.1, predicted_error=0.2,
-        change_at_split=None, loss_before=0.5, channels_scored=4, channels_negative=3, channels_reliable=0, fresh_images=512, gap=0.0,
+        number=1, widths_before=(4,), channels_added=(0,), added_by={}, split_step=0.3, cost_before=cost, limit=2.0,
+        predicted_change=-0.1, predicted_error=0.2,
+        change_at_growth=None, loss_before=0.5, channels_scored=4, channels_gaining=3, channels_reliable=0, fresh_images=512, gap=0.0,
         outcome=outcome, reason=reason, widths_after=(4,), cost_after=cost, loss_after=0.4, accuracy_after=0.9, rolled_back=False,
     )  # fmt: skip
 
 
-def test_a_run_that_split_nothing_says_so() -> None:
+def test_a_run_that_added_nothing_says_so() -> None:
     doubtful = closed("no_reliable_gain", "no reliable gain: predicted -0.1 ± 0.2 nats on 256 fresh images")
-    assert rounds_words([doubtful, doubtful]) == f"No round split a channel; the last one: {doubtful.reason}."
-    assert rounds_words([doubtful, closed("split", "")]) == rounds_words([]) == ""
+    assert rounds_words([doubtful, doubtful]) == f"No round added a channel; the last one: {doubtful.reason}."
+    assert rounds_words([doubtful, closed("grown", "")]) == rounds_words([]) == ""
 
 
 def test_a_measurement_over_the_limit_is_said() -> None:

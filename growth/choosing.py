@@ -1,0 +1,172 @@
+"""What a growth round adds: the candidates that gain most within its limit, if their gain is reliable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from costs.model import Cost, CostModel
+from costs.shapes import Wiring
+from growth.events import Outcome, Proposal
+from growth.operators.base import Candidates
+from growth.operators.choice import Pick, channels_added, menus, picked
+from growth.reliability import FreshSample, Prediction
+from growth.selection import select
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How far a round may grow: what it may cost, and the ``largest`` width of each group."""
+
+    wiring: Wiring
+    cost_model: CostModel
+    limit: float
+    largest: Sequence[int]
+
+    def pick(self, candidates: Sequence[Candidates]) -> tuple[list[Pick], float]:
+        """Those of largest total gain that fit, and the optimality gap that was proven."""
+        groups = menus(candidates, self.wiring.widths, self.largest)
+        selection = select([menu.totals for menu in groups], self.wiring, self.cost_model, self.limit)
+        return [pick for menu, count in zip(groups, selection.counts, strict=True) for pick in menu.chosen(count)], selection.gap
+
+    def obstacle(self, candidates: Sequence[Candidates]) -> tuple[Outcome, str]:
+        """Why nothing was picked."""
+        useful = [one for one in candidates if one.gain is not None and (one.gain > 0).any()]
+        if not useful:
+            return "no_gain", "nothing that could be added is predicted to lower the loss"
+        for one in useful:
+            group = one.offspring.group
+            if self.wiring.widths[group] + one.offspring.added <= self.largest[group]:
+                return "budget", f"nothing that gains fits the round's limit of {self.limit:.6g} {self.cost_model.unit}"
+        return "widest", "every group that would gain is as wide as max_growth allows"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a round does and why.  ``predicted`` is the change by the ``chosen``; they are added only if ``outcome`` is "grown"."""
+
+    outcome: Outcome
+    reason: str
+    ranked: Sequence[Candidates]  # all, with the gains by which they were ranked
+    gap: float
+    chosen: Sequence[Candidates]
+    predicted: Prediction
+    judging: FreshSample  # what ``predicted`` was measured on
+    fresh: FreshSample  # all fresh images that were used
+    scale: float = 1.0  # how far the chosen go, in units of the split step
+
+    @property
+    def taken(self) -> Sequence[Candidates]:
+        """What is added."""
+        return self.chosen if self.outcome == "grown" else ()
+
+    def proposal(self, number: int, room: Room, cost_before: Cost, loss_before: float, split_step: float) -> Proposal:
+        """The choice as round ``number`` of a run with this ``split_step`` reports it, before anything is added."""
+        reliable = [
+            (one.offspring.group, one.offspring.parents.numpy()[each.reliable])
+            for one, each in zip(self.ranked, self.fresh.each(), strict=True)
+        ]
+        gaining = [(one.offspring.group, one.offspring.parents[one.gain > 0].numpy()) for one in self.ranked if one.gain is not None]
+        return Proposal(
+            number=number,
+            widths_before=room.wiring.widths,
+            channels_added=channels_added(self.taken, len(room.largest)),
+            added_by=added_by(self.taken),
+            cost_before=cost_before,
+            limit=room.limit,
+            split_step=self.scale * split_step,
+            predicted_change=self.predicted.change,
+            predicted_error=self.predicted.error,
+            change_at_growth=None,
+            loss_before=loss_before,
+            channels_scored=sum(room.wiring.widths),
+            channels_gaining=len({(group, int(parent)) for group, parents in gaining for parent in parents}),
+            channels_reliable=len({(group, int(parent)) for group, parents in reliable for parent in parents}),
+            fresh_images=self.fresh.images,
+            gap=self.gap,
+            outcome=self.outcome,
+            reason=self.reason,
+        )
+
+
+def choose(candidates: Sequence[Candidates], scoring_images: int, draw: Callable[[int], FreshSample], draws: int, room: Room) -> Choice:
+    """Rank all candidates with fresh images, select, judge the selected on others; with more images while their gain is not reliable.
+
+    The best of a ranking look better on its images than they are, so images that ranked never judge.  A sample whose judgement is not
+    reliable joins the ranking, and the next one judges a new selection.  When the last of ``draws`` has judged so, nothing is added.
+    """
+    ranking = draw(0)
+    for number in range(1, draws):
+        known = ranked(candidates, scoring_images, ranking)
+        picks, gap = room.pick(known)
+        if not picks:
+            return _nothing(known, gap, room, ranking)
+        judging = draw(number)
+        choice = _judged(known, picks, gap, judging, ranking.joined(judging))
+        if choice.predicted.reliable:
+            return choice
+        ranking = choice.fresh
+    return replace(choice, outcome="no_reliable_gain", reason=_doubt(choice))
+
+
+def ranked(candidates: Sequence[Candidates], scoring_images: int, ranking: FreshSample) -> list[Candidates]:
+    """The same candidates with gains to rank by; none where the loss does not fall on the fresh images alone.
+
+    The gain is the mean over scoring and fresh images.  The scoring images, to which candidates were fitted, make all gains too large
+    but tell good ones from bad: with both, the best that are chosen are better than by either alone (docs/decisions/003).
+    """
+    fresh_part = ranking.images / (ranking.images + scoring_images)
+    known = []
+    for one, fresh in zip(candidates, ranking.each(), strict=True):
+        assert one.gain is not None
+        change = torch.from_numpy(fresh.change)
+        known.append(replace(one, gain=torch.where(change < 0, (1 - fresh_part) * one.gain - fresh_part * change, 0.0)))
+    return known
+
+
+def take(candidates: Sequence[Candidates], judging: FreshSample, room: Room) -> Choice:
+    """What a ranking that claims no gain likes best, whatever fresh images say about it."""
+    picks, gap = room.pick(candidates)
+    if not picks:
+        return _nothing(candidates, gap, room, judging)
+    return _judged(candidates, picks, gap, judging, judging)
+
+
+def everything(candidates: Sequence[Candidates]) -> list[Pick]:
+    """All candidates of all sets."""
+    return [Pick(source, torch.arange(len(one.offspring.parents))) for source, one in enumerate(candidates)]
+
+
+def added_by(chosen: Sequence[Candidates]) -> dict[str, int]:
+    """Channels added, by operator; the one that adds most first."""
+    counts: Counter[str] = Counter()
+    for one in chosen:
+        counts[one.operator] += one.channels
+    return dict(counts.most_common())
+
+
+def summary(chosen: Sequence[Candidates]) -> str:
+    """In words."""
+    return f"added {sum(one.channels for one in chosen)} channels: " + ", ".join(
+        f"{count} by {operator}" for operator, count in added_by(chosen).items()
+    )
+
+
+def _judged(candidates: Sequence[Candidates], picks: Sequence[Pick], gap: float, judging: FreshSample, fresh: FreshSample) -> Choice:
+    """The selected candidates with what other images say about them."""
+    chosen = picked(candidates, picks)
+    return Choice("grown", summary(chosen), candidates, gap, chosen, judging.prediction(picks), judging, fresh)
+
+
+def _doubt(choice: Choice) -> str:
+    change, error = choice.predicted.change, choice.predicted.error
+    return f"no reliable gain: predicted {change:+.4g} ± {error:.2g} nats on {choice.judging.images} fresh images"
+
+
+def _nothing(candidates: Sequence[Candidates], gap: float, room: Room, fresh: FreshSample) -> Choice:
+    """Nothing is added, and why."""
+    outcome, reason = room.obstacle(candidates)
+    return Choice(outcome, reason, candidates, gap, [], Prediction(0.0, 0.0), fresh, fresh)
