@@ -8,18 +8,35 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from costs.families import MAX_WIDTH, MIN_WIDTH, Family
 from costs.model import CostName
+from costs.plugins import Kind, installed
 
 DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "imagenet", "synthetic"]
-ScorerName = Literal["splitting", "rayleigh", "exact", "random"]
-OperatorName = Literal["split", "signed", "twins", "zero_output", "firefly", "gradmax"]
-NO_GAIN_CLAIMED: tuple[OperatorName, ...] = ("twins", "zero_output")
+SCORERS = ("splitting", "rayleigh", "exact", "random")
+OPERATORS = ("split", "signed", "twins", "zero_output", "firefly", "gradmax")
+NO_GAIN_CLAIMED = ("twins", "zero_output")
 ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone"]
 FinalName = Literal["inherit", "retrain", "both"]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _one_of(kind: Kind, own: tuple[str, ...]) -> AfterValidator:
+    """Ours, or of a package that is installed here."""
+
+    def check(name: str) -> str:
+        known = (*own, *installed(kind))
+        if name not in known:
+            raise ValueError(f"{name!r} is none of the {kind}; choose from {', '.join(known)}, or install the package that brings it")
+        return name
+
+    return AfterValidator(check)
+
+
+ScorerName = Annotated[str, _one_of("scorers", SCORERS)]
+OperatorName = Annotated[str, _one_of("operators", OPERATORS)]
 
 
 class _Spec(BaseModel):
@@ -65,12 +82,15 @@ class NetworkSpec(_Spec):
 class GrowthSpec(_Spec):
     """How the network grows."""
 
-    scorer: ScorerName = Field(default="splitting", description="how channels are scored")
+    scorer: ScorerName = Field(
+        default="splitting", description=f"how channels are scored: {', '.join(SCORERS)}, or one of an installed package"
+    )
     operators: tuple[OperatorName, ...] = Field(
         default=("split",),
         min_length=1,
-        max_length=len(get_args(OperatorName)),
-        description="how channels are added; one ranking chooses among all that these propose. twins and zero_output claim no gain: "
+        max_length=16,
+        description=f"how channels are added: {', '.join(OPERATORS)}, or of an installed package; one ranking chooses among all that these "
+        "propose. twins and zero_output claim no gain: "
         "name them alone, and they fill the widths that splits would be given",
     )
     rounds: int = Field(default=3, ge=1, le=50, description="growth rounds")

@@ -1,5 +1,6 @@
-"""How channels are added, by name."""
+"""How channels are added, by name: ours, and those of installed packages (``costs.plugins``)."""
 
+from costs.plugins import extended
 from growth.operators.base import Candidates, Evidence, Operator
 from growth.operators.firefly import Firefly
 from growth.operators.gradmax import GradMax
@@ -10,7 +11,7 @@ from growth.operators.zero_output import ZeroOutput
 
 __all__ = ["OPERATORS", "Candidates", "Evidence", "Operator"]
 
-OPERATORS: dict[str, Operator] = {
+_OWN: dict[str, Operator] = {
     "split": InTwo(),
     "signed": Signed(),
     "twins": Twins(),
@@ -18,3 +19,4 @@ OPERATORS: dict[str, Operator] = {
     "firefly": Firefly(),
     "gradmax": GradMax(),
 }
+OPERATORS: dict[str, Operator] = extended("operators", _OWN)

@@ -1,5 +1,6 @@
-"""How channels are scored, by name."""
+"""How channels are scored, by name: ours, and those of installed packages (``costs.plugins``)."""
 
+from costs.plugins import extended
 from growth.scorers.at_random import AtRandom
 from growth.scorers.base import GroupScore, Scorer
 from growth.scorers.by_solver import BySolver
@@ -7,9 +8,10 @@ from growth.solvers import EXACT_BELOW, RayleighSettings, dense, lanczos, raylei
 
 __all__ = ["SCORERS", "GroupScore", "Scorer"]
 
-SCORERS: dict[str, Scorer] = {
+_OWN: dict[str, Scorer] = {
     "splitting": BySolver(lanczos, lambda fan_in: min(fan_in, EXACT_BELOW)),
     "rayleigh": BySolver(rayleigh, lambda _: RayleighSettings().epochs + 1),
     "exact": BySolver(dense, lambda fan_in: fan_in),
     "random": AtRandom(),
 }
+SCORERS: dict[str, Scorer] = extended("scorers", _OWN)
