@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Schedule = Literal["one_cycle", "cosine"]
-StepRule = Literal["fixed", "line_search"]
+StepRule = Literal["fixed", "line_search", "gauss_newton"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,8 @@ class GrowthConfig:
 
     ``limit`` is what the grown network may cost, in the unit of the cost model.  ``operators`` add channels (``growth.operators``); one
     ranking chooses among all that they propose.  ``split_step`` is the distance of an offspring from its parent in units of the
-    parent's norm; the step rule ``line_search`` scales it, for all offspring of a round alike, to where the loss falls most.
+    parent's norm; step rules other than ``fixed`` scale it, for all offspring of a round alike,
+    to where the loss falls most (``growth.operators.stride``).
     ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.  ``max_growth`` bounds each group's width in units of
     its seed width.  A search uses ``scoring_samples`` training images to find candidates, ``fresh_samples`` others to rank them and as
     many again to judge the best; while the gain is not reliable the fresh images are doubled, up to ``max_fresh_samples`` in all.
@@ -71,8 +72,8 @@ class GrowthConfig:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
         if self.schedule not in ("one_cycle", "cosine"):
             raise ValueError(f"schedule is {self.schedule!r}; choose one_cycle or cosine")
-        if self.step_rule not in ("fixed", "line_search"):
-            raise ValueError(f"step_rule is {self.step_rule!r}; choose fixed or line_search")
+        if self.step_rule not in get_args(StepRule):
+            raise ValueError(f"step_rule is {self.step_rule!r}; choose one of {', '.join(get_args(StepRule))}")
 
     @property
     def growth_steps(self) -> int:

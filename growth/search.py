@@ -15,7 +15,7 @@ from growth.config import GrowthConfig
 from growth.groups import ChannelGraph
 from growth.operators import OPERATORS, Candidates, Evidence
 from growth.operators.choice import channels_added
-from growth.operators.stride import SCALES, line_search, scaled
+from growth.operators.stride import STEP_RULES, scaled
 from growth.pointwise import Softplus
 from growth.reliability import FreshSample, measure
 from growth.scorers import SCORERS
@@ -66,7 +66,7 @@ class Search:
             choice = take(candidates, draw(0), room)
         if choice.taken and operators != tuple(self.config.operators):
             choice = self._filled(evidence, choice)
-        elif choice.taken and self.config.step_rule == "line_search":
+        elif choice.taken and self.config.step_rule != "fixed":
             choice = self._scaled(evidence, choice, room)
         return choice
 
@@ -105,11 +105,12 @@ class Search:
         return replace(choice, chosen=chosen, predicted=fresh.prediction(everything(chosen)), reason=summary(chosen))
 
     def _scaled(self, evidence: Evidence, choice: Choice, room: Room) -> Choice:
-        """As far as the loss of the scoring images falls most."""
+        """As far as the loss of the scoring images falls most, by the step rule."""
         offspring = [one.offspring for one in choice.chosen]
-        stride = line_search(self.model, self.graph, offspring, evidence.batches, cross_entropy)
+        rule = STEP_RULES[self.config.step_rule]
+        stride = rule.find(self.model, self.graph, offspring, evidence.batches, cross_entropy)
         wider = [width + more for width, more in zip(room.wiring.widths, channels_added(choice.chosen, len(room.largest)), strict=True)]
-        self.spent_macs += (macs(self.graph) + len(SCALES) * macs(self.graph, wider)) * self.config.scoring_samples
+        self.spent_macs += (macs(self.graph) + rule.passes * macs(self.graph, wider)) * self.config.scoring_samples
         if stride.change >= 0:
             return replace(choice, outcome="no_reliable_gain", reason="no step lowers the loss of the scoring images")
         chosen = [replace(one, offspring=scaled(one.offspring, stride.scale)) for one in choice.chosen]
@@ -141,8 +142,8 @@ def most_macs(model: nn.Module, graph: ChannelGraph, data: Samples, config: Grow
     scoring += sum(passes.scoring for passes in taking_part)
     fresh = sum(passes.fresh for passes in taking_part)
     spent = macs(graph) * (scoring * config.scoring_samples + fresh * (sum(draws) + max(draws)))
-    if config.step_rule == "line_search":
-        spent += (macs(graph) + len(SCALES) * most_grown_macs(graph, config)) * config.scoring_samples
+    if config.step_rule != "fixed":
+        spent += (macs(graph) + STEP_RULES[config.step_rule].passes * most_grown_macs(graph, config)) * config.scoring_samples
     return spent
 
 

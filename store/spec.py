@@ -97,8 +97,8 @@ class GrowthSpec(_Spec):
     split_step: float = Field(
         default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
     )
-    step_rule: Literal["fixed", "line_search"] = Field(
-        default="fixed", description="take split_step as it is, or scale it in every round to where the loss falls most"
+    step_rule: Literal["fixed", "line_search", "gauss_newton"] = Field(
+        default="fixed", description="take split_step as it is, or scale it in every round to where the loss falls most: by trying, or by a model of the loss"
     )
     softplus_beta: float = Field(
         default=3.0, gt=0, le=100, description="sharpness of the softplus whose curvature stands in for ReLU's (SiLU needs none)"

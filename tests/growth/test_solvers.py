@@ -147,3 +147,16 @@ def test_rayleigh_with_the_published_settings_takes_the_published_steps() -> Non
 def test_lanczos_needs_a_step() -> None:
     with pytest.raises(ValueError, match="0 steps"):
         lanczos(Matrices([[symmetric(1, 3)]]), seeded(), steps=0)
+
+
+@pytest.mark.parametrize("d", [27, 64])
+def test_lanczos_needs_fewer_products_than_rayleigh_descent(d: int) -> None:
+    """T12: for 99 % of the lowest eigenvalue of a random symmetric matrix, about 10 of them against about 100."""
+    matrix = symmetric(4, d)
+    bound = 0.99 * lowest(matrix)[0]
+    (pairs,) = lanczos(Matrices([[matrix]]), seeded(), steps=20)
+    assert (pairs.index <= bound).all()
+    (pairs,) = rayleigh(Matrices([[matrix]]), seeded(), RayleighSettings(epochs=20, decay=1.0))
+    assert (pairs.index > bound).any()
+    (pairs,) = rayleigh(Matrices([[matrix]]), seeded(), RayleighSettings(epochs=300, decay=1.0))
+    assert (pairs.index <= bound).all()

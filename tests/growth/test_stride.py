@@ -1,4 +1,4 @@
-"""The line search against golden case T1, where the best step is known."""
+"""Step rules against golden case T1, where the best step is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from growth.groups import ChannelGraph, find_groups
 from growth.offspring import Offspring, Split, apart
-from growth.operators.stride import line_search, scaled
+from growth.operators.stride import gauss_newton, line_search, scaled
 
 torch.set_num_threads(1)
 
@@ -53,6 +53,24 @@ def test_the_best_step_and_its_change_are_the_golden_ones() -> None:
     assert found.change == pytest.approx(-2 / 27, abs=1e-9)
     for eps, change in ((0.01, -3.3329583e-5), (0.1, -3.2958333e-3)):
         assert line_search(model, graph, [offspring], [batch], half_square, [eps]).change == pytest.approx(change, rel=1e-6)
+
+
+def test_gauss_newton_finds_the_golden_step_without_trying_it() -> None:
+    """T1: outputs are a quadratic in the step and the loss one in the outputs, so its model is exact; new reads are scaled as well."""
+    model, graph, batch, offspring = golden()
+    found = gauss_newton(model, graph, [offspring], [batch], half_square)
+    assert found.scale == pytest.approx(2 / 3, abs=1e-9)
+    assert found.change == pytest.approx(-2 / 27, abs=1e-9)
+    halves = [tuple(part[:18] for part in batch), tuple(part[18:] for part in batch)]
+    apart_ = gauss_newton(model, graph, [offspring], halves, half_square)
+    assert (apart_.scale, apart_.change) == pytest.approx((found.scale, found.change))
+    rows, reads = torch.zeros(1, 2, 2, dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    rows[0, 1] = torch.tensor([0.0, 1.0]) - model.hidden.weight[0]
+    new = Offspring(0, torch.tensor([0]), rows, torch.tensor([[1.0, 0.0]], dtype=torch.float64), (reads,))
+    tried = line_search(model, graph, [new], [batch], half_square, [scale / 100 for scale in range(1, 201)])
+    found = gauss_newton(model, graph, [new], [batch], half_square)
+    assert found.scale == pytest.approx(tried.scale, abs=0.01)
+    assert found.change == pytest.approx(tried.change, abs=1e-4)
 
 
 def test_where_no_step_lowers_the_loss_its_change_is_above_zero() -> None:
