@@ -67,9 +67,7 @@ def line_search(
     return min(tried, key=lambda stride: stride.change)
 
 
-def gauss_newton(
-    model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring], batches: Sequence[Batch], loss: Loss
-) -> Stride:
+def gauss_newton(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring], batches: Sequence[Batch], loss: Loss) -> Stride:
     """The lowest point of the quartic up to ``LONGEST``, on these images in eval mode, with the change that was measured there."""
     probes = [_grown(model, graph, offspring, scale) for scale in PROBES]
     quartic = sum((_quartic(model, probes, batch, loss) * len(batch[0]) for batch in batches), np.zeros(5))
