@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -146,6 +147,18 @@ def added_by(chosen: Sequence[Candidates]) -> dict[str, int]:
     for one in chosen:
         counts[one.operator] += one.channels
     return dict(counts.most_common())
+
+
+def digest(chosen: Sequence[Candidates]) -> str:
+    """Of everything that would be added, bit for bit."""
+    found = hashlib.sha256()
+    for one in chosen:
+        added = one.offspring
+        statistics = [part for known in added.statistics if known is not None for part in known]
+        found.update(f"{one.operator} {added.group}".encode())
+        for tensor in (added.parents, added.moves, added.shares, *added.reads, *statistics):
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def summary(chosen: Sequence[Candidates]) -> str:

@@ -8,6 +8,8 @@ Compute is charged in MACs: 3 times the network's for each image trained on, onc
 for a search as ``growth.search`` says.  Evaluations for reports (test data, the end) are free.
 
 Training that diverges after growing costs the round, not the run: it goes on from the parent, at the step that failed.
+
+Under ``torchrun`` every process goes through the same run (``growth.distributed``); the first one writes its checkpoints.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from torch.optim import SGD
 
 from costs.families import Network, largest_widths
 from costs.model import Cost, CostModel
-from growth import checkpoint, rounds
+from growth import checkpoint, distributed, rounds
 from growth.checkpoint import CheckpointError
-from growth.choosing import Room
+from growth.choosing import Room, digest
 from growth.config import GrowthConfig
 from growth.events import Event, Finished, Proposal, Round, Scored, Step, proposal_from, round_from
 from growth.groups import find_groups
@@ -72,7 +74,8 @@ class Growth:
         self._network = network
         self._proposal: Proposal | None = None  # of the open round
         self._parent: Learner | None = None  # of the open round, if it added anything
-        self._adopt(Learner.of(model, config))
+        distributed.check_batch(min(config.batch_size, size(data.train)))
+        self._adopt(Learner.of(self._beside_images(model), config))
         self.seed_widths = self.graph.wiring.widths
 
     @classmethod
@@ -122,7 +125,8 @@ class Growth:
         config, train = self.config, self.data.train
         while self.step < until and self._affords(self._step_macs() + self._reserved_macs()):
             rate = learning_rate(config.schedule, config.learning_rate, self._progress())
-            batch = fetch(train, batch_indices(size(train), config.batch_size, config.seed, self.step))
+            indices = batch_indices(size(train), config.batch_size, config.seed, self.step).tolist()
+            batch = fetch(train, distributed.mine(indices))
             try:
                 loss, accuracy = self.learner.step(batch, rate, self.step + 1, EXPLODED if self._parent else math.inf)
             except NotANumber as error:
@@ -143,6 +147,7 @@ class Growth:
         search = Search(self.model, self.graph, self.data.train, config, number)
         choice = search.choice(room)
         self.charged_macs += search.spent_macs
+        distributed.agree(f"what round {number} adds", digest(choice.taken))
         self._proposal = choice.proposal(number, room, self._cost(), loss_before, config.split_step)
         if choice.taken:
             self._add(choice.taken, choice.judging.batches)
@@ -318,10 +323,19 @@ class Growth:
         self.graph = find_groups(learner.model, fetch(self.data.train, range(2))[0])
         self.macs = macs(self.graph)
 
+    def _beside_images(self, model: nn.Module) -> nn.Module:
+        """The model, on the device that the data set gives its images on."""
+        return model.to(fetch(self.data.train, range(2))[0].device)
+
     # Checkpoints
 
     def save(self, path: Path) -> None:
-        """Write everything to one file, whole or not at all.  ValueError for a model that was not built from a family."""
+        """Write everything to one file, whole or not at all.  ValueError for a model that was not built from a family.
+
+        Of several processes only the first writes, and none waits for it.
+        """
+        if distributed.rank() > 0:
+            return
         tensors = self.learner.tensors()
         if self._parent is not None:
             tensors |= {f"parent.{name}": tensor for name, tensor in self._parent.tensors().items()}
@@ -353,5 +367,5 @@ class Growth:
         parent = {name.removeprefix("parent."): tensor for name, tensor in tensors.items() if name.startswith("parent.")}
         if parent and self._proposal is not None:
             parent_network = replace(self.network, widths=self._proposal.widths_before)
-            self._parent = Learner.of(build(parent_network, torch.Generator()), self.config)
+            self._parent = Learner.of(self._beside_images(build(parent_network, torch.Generator())), self.config)
             self._parent.load(parent)

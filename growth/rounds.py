@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from growth import distributed
 from growth.config import GrowthConfig
 from growth.training import Batch, Samples, batches, fetch, seeded, size
 
@@ -26,15 +27,15 @@ def check_samples(images: int, config: GrowthConfig) -> None:
 
 
 def scoring_batches(data: Samples, config: GrowthConfig, number: int) -> list[Batch]:
-    """Batches of training images to find directions on; another draw in every round."""
-    return list(batches(data, _order(data, config, number)[: config.scoring_samples], config.batch_size))
+    """Batches of training images to find directions on; another draw in every round.  One is as large as a process's in training."""
+    return list(batches(data, _order(data, config, number)[: config.scoring_samples], distributed.per_rank(config.batch_size)))
 
 
 def fresh_batches(data: Samples, config: GrowthConfig, number: int, draw: int) -> list[Batch]:
     """Draw ``draw`` (0, 1, ...) of training images that nothing in this round has seen, in several batches, for an error."""
     sizes = draw_sizes(size(data), config)
     start, images = config.scoring_samples + sum(sizes[:draw]), sizes[draw]
-    count = max(min(FRESH_BATCHES, images), math.ceil(images / config.batch_size))
+    count = max(min(FRESH_BATCHES, images), math.ceil(images / distributed.per_rank(config.batch_size)))
     return [fetch(data, part) for part in torch.tensor_split(_order(data, config, number)[start : start + images], count)]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from costs.model import Macs
-from growth import rounds
+from growth import distributed, rounds
 from growth.choosing import Choice, Room, choose, everything, summary, take
 from growth.config import GrowthConfig
 from growth.groups import ChannelGraph
@@ -19,7 +19,7 @@ from growth.operators.choice import channels_added
 from growth.operators.stride import STEP_RULES, scaled
 from growth.pointwise import Softplus
 from growth.reliability import FreshSample, measure
-from growth.scorers import SCORERS
+from growth.scorers import SCORERS, GroupScore
 from growth.scorers.base import parents
 from growth.training import Batch, Samples, seeded, size
 
@@ -80,7 +80,8 @@ class Search:
             return evidence
         self.spent_macs += macs(self.graph) * scorer_passes(config, fan_ins(self.model, self.graph)) * config.scoring_samples
         generator = seeded(config.seed, "scoring", self.number)
-        return replace(evidence, scores=SCORERS[config.scorer](self.model, self.graph, scoring, cross_entropy, generator, curvature))
+        scores = SCORERS[config.scorer](self.model, self.graph, scoring, cross_entropy, generator, curvature)
+        return replace(evidence, scores=[_of_first_process(score) for score in scores])
 
     def _proposed(self, evidence: Evidence, operators: Sequence[str]) -> list[Candidates]:
         passes = operator_passes(operators, fan_ins(self.model, self.graph))
@@ -118,6 +119,11 @@ class Search:
         operators = tuple(dict.fromkeys(one.operator for one in chosen))
         fresh = self._measured(evidence, chosen, operators, choice.judging.batches)
         return replace(choice, chosen=chosen, predicted=fresh.prediction(everything(chosen)), scale=stride.scale)
+
+
+def _of_first_process(score: GroupScore) -> GroupScore:
+    """A scorer may go through batches in turn (``rayleigh``), each process by itself."""
+    return GroupScore(*distributed.from_first([score.index, score.direction, score.residual, score.parent_norm]))
 
 
 def ranking_operators(config: GrowthConfig) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from growth import distributed
 from growth.bends import Linearised, linearise
 from growth.groups import ChannelGraph
 from growth.layers import Bend, Mix, Saved, Weightless
@@ -57,7 +58,8 @@ class SplittingProduct:
     """S v over ``batches``, the mean over all their samples.
 
     ``model`` is read once, here: after its weights change, make a new product.  ``curvature`` stands in for ReLU's second derivative.
-    Batches stay prepared while they fit in ``keep_bytes``; the others are prepared anew for each product.
+    Batches stay prepared while they fit in ``keep_bytes``; the others are prepared anew for each product.  Several processes share
+    the batches out, so all make the same products in the same order.
     FloatingPointError names the group when a product is not finite.
     """
 
@@ -98,15 +100,16 @@ class SplittingProduct:
         """S v, one [C, d] per group."""
         samples = sum(len(x) for x, _ in self.batches)
         total: list[Tensor] = []
-        for number, (x, _) in enumerate(self.batches):
-            parts = self.on_batch(number, v)
-            if len(x) < samples:
-                parts = [part.mul_(len(x) / samples) for part in parts]
-            total = [sum_.add_(part) for sum_, part in zip(total, parts, strict=True)] if total else parts
-        return total
+        with distributed.same_fate():
+            for number in distributed.mine(range(len(self.batches))):
+                parts, images = self.on_batch(number, v), len(self.batches[number][0])
+                if images < samples:
+                    parts = [part.mul_(images / samples) for part in parts]
+                total = [sum_.add_(part) for sum_, part in zip(total, parts, strict=True)] if total else parts
+        return distributed.total(total or self.zeros())
 
     def on_batch(self, number: int, v: list[Tensor]) -> list[Tensor]:
-        """S v on one batch alone.  A group whose v is zero costs nothing."""
+        """S v on one batch alone, in this process alone.  A group whose v is zero costs nothing."""
         if [tuple(part.shape) for part in v] != self.shapes:
             raise ValueError(f"directions have shapes {[tuple(part.shape) for part in v]}; they must be {self.shapes}")
         batch = self._prepare(number)

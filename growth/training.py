@@ -2,14 +2,17 @@
 
 Nothing here draws from a global random generator, and nothing depends on history: the batch of a step is a function of the seed and
 the step's number, and so is the learning rate.  That is what makes a resumed run equal to an undisturbed one.
+
+On several processes (``growth.distributed``) each has a copy of the model and takes its share of every batch; after a step all copies
+are equal again, bit for bit.  Batch norms in train mode see a process's own images only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -18,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.utils.data import Dataset, TensorDataset
 
+from growth import distributed
 from growth.config import GrowthConfig, Schedule
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], classes [B]
@@ -58,6 +62,10 @@ class Learner:
 
     model: nn.Module
     optimizer: SGD
+    _replica: nn.Module = field(init=False, repr=False)  # the model as training steps go through it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_replica", distributed.replicated(self.model))
 
     @classmethod
     def of(cls, model: nn.Module, config: GrowthConfig) -> Learner:
@@ -83,17 +91,17 @@ class Learner:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
 
     def step(self, batch: Batch, learning_rate: float, number: int, highest: float = math.inf) -> tuple[float, float]:
-        """One step of gradient descent; the batch's loss and accuracy before it.
+        """One step of gradient descent; the batch's loss and accuracy before it.  ``batch`` is this process's share of it.
 
         NotANumber, and no step, if the loss is not finite or above ``highest``.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.model.train()
+        self._replica.train()
         images, classes = batch
-        scores = self.model(images)  # [B, classes]
+        scores = self._replica(images)  # [B, classes]
         loss = cross_entropy(scores, classes)
-        value = loss.item()
+        value, accuracy = distributed.mean(loss.item(), (scores.detach().argmax(1) == classes).float().mean().item())
         if not math.isfinite(value) or value > highest:
             raise NotANumber(
                 f"the training loss is {value} at step {number} (learning rate {learning_rate:.3g}); "
@@ -102,7 +110,8 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
-        return value, (scores.detach().argmax(1) == classes).float().mean().item()
+        _average_statistics(self.model)
+        return value, accuracy
 
 
 def learning_rate(schedule: Schedule, peak: float, progress: float) -> float:
@@ -140,7 +149,8 @@ def fetch(dataset: Samples, indices: Sequence[int] | Tensor) -> Batch:
         images, classes = dataset[torch.as_tensor(indices)]
         return images, classes
     samples = [dataset[int(index)] for index in indices]
-    return torch.stack([image for image, _ in samples]), torch.tensor([int(label) for _, label in samples])
+    stacked = torch.stack([image for image, _ in samples])
+    return stacked, torch.tensor([int(label) for _, label in samples], device=stacked.device)
 
 
 def batches(dataset: Samples, indices: Sequence[int] | Tensor, batch_size: int) -> Iterator[Batch]:
@@ -151,21 +161,30 @@ def batches(dataset: Samples, indices: Sequence[int] | Tensor, batch_size: int) 
 
 def evaluate(model: nn.Module, dataset: Samples, batch_size: int) -> Evaluation:
     """Loss and accuracy on a whole data set.  NotANumber if the loss is not finite."""
-    return evaluate_batches(model, batches(dataset, range(size(dataset)), batch_size))
+    per_rank = distributed.per_rank(batch_size)
+    starts = distributed.mine(range(0, size(dataset), per_rank))
+    return _evaluated(model, (fetch(dataset, range(start, min(start + per_rank, size(dataset)))) for start in starts))
+
+
+def evaluate_batches(model: nn.Module, data: Sequence[Batch]) -> Evaluation:
+    """Loss and accuracy on these batches, in eval mode; the model's mode is put back."""
+    return _evaluated(model, distributed.mine(data))
 
 
 @torch.no_grad()
-def evaluate_batches(model: nn.Module, data: Iterator[Batch] | Sequence[Batch]) -> Evaluation:
-    """Loss and accuracy on these batches, in eval mode; the model's mode is put back."""
+def _evaluated(model: nn.Module, share: Iterable[Batch]) -> Evaluation:
+    """On the shares of all processes."""
     was_training = model.training
     model.eval()
     loss, right, samples = 0.0, 0, 0
-    for images, classes in data:
+    for images, classes in share:
         scores = model(images)  # [B, classes]
         loss += cross_entropy(scores, classes, reduction="sum").item()
         right += int((scores.argmax(1) == classes).sum())
         samples += len(classes)
     model.train(was_training)
+    loss, *counts = distributed.totals(loss, right, samples)
+    right, samples = map(int, counts)
     if not math.isfinite(loss):
         raise NotANumber(f"the loss on {samples} held-out images is {loss}; lower the learning rate or the split step")
     return Evaluation(loss / samples, right / samples, samples)
@@ -178,20 +197,54 @@ def settle_norms(model: nn.Module, data: Sequence[Batch]) -> None:
     While the learning rate is high the running statistics lag behind the weights, and a loss in eval mode says little: 20 nats were
     seen where 0.9 was the truth.  Training itself never reads them.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.track_running_stats]
+    norms = _norms(model)
     modes, momenta = {module: module.training for module in model.modules()}, [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative mean
-    for images, classes in data:
+    for images, classes in distributed.mine(data):
         if len(classes) > 1:  # one image may be one value per channel, which has no variance
             model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, training in modes.items():
         module.training = training
+    _pool_statistics(norms)
+
+
+_Norm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+def _norms(model: nn.Module) -> list[_Norm]:
+    """Those that keep statistics."""
+    return [module for module in model.modules() if isinstance(module, _Norm) and module.track_running_stats]
+
+
+def _statistics(norms: Sequence[_Norm]) -> list[Tensor]:
+    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var) if statistic is not None]
+
+
+def _average_statistics(model: nn.Module) -> None:
+    """After a step, in which each process followed its own images."""
+    if distributed.ranks() > 1:
+        statistics = _statistics(_norms(model))
+        for statistic, sum_ in zip(statistics, distributed.total(statistics), strict=True):
+            statistic.copy_(sum_ / distributed.ranks())
+
+
+def _pool_statistics(norms: Sequence[_Norm]) -> None:
+    """Means over the batches of each process become means over all batches."""
+    if distributed.ranks() == 1:
+        return
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    batches_seen = distributed.total(counts)
+    shares = [own / all_.clamp_min(1) for own, all_ in zip(counts, batches_seen, strict=True) for _ in range(2)]  # of mean and variance
+    statistics = _statistics(norms)
+    weighted = [statistic * share for statistic, share in zip(statistics, shares, strict=True)]
+    for old, new in zip([*statistics, *counts], [*distributed.total(weighted), *batches_seen], strict=True):
+        old.copy_(new)
 
 
 def size(dataset: Samples) -> int:

@@ -1,4 +1,4 @@
-"""What candidates do to the loss on images that they were not fitted to, each on its own and batch by batch.
+"""What candidates do to the loss on images that they were not fitted to, each on its own and batch by batch, processes sharing the batches.
 
 Offspring that move apart by mu_i with shares w_i, of one parent, change it to second order, through the parent's splitting matrix:
 
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from growth import distributed
 from growth.offspring import Offspring, nobody
 from growth.operators.base import Candidates, Evidence
 from growth.operators.probe import Probe, Reads, outgoing
@@ -33,18 +34,19 @@ _T = TypeVar("_T")
 def changes(evidence: Evidence, candidates: Sequence[Candidates], batches: Sequence[Batch]) -> list[Floats]:
     """For each set of n candidates [batches, n]: the change of the loss (nats) that each predicts on each batch, in eval mode."""
     offspring, found = [one.offspring for one in candidates], [np.zeros((len(batches), len(one.offspring.parents))) for one in candidates]
-    _add_moves(evidence, offspring, batches, found)
-    for operator in dict.fromkeys(one.operator for one in candidates):
-        reading = [at for at, one in enumerate(candidates) if one.operator == operator and one.offspring.reads]
-        for together in _rounds([(offspring[at].group, at) for at in reading]):
-            _add_reads(evidence, together, offspring, batches, found)
-    return found
+    with distributed.same_fate():
+        _add_moves(evidence, offspring, batches, found)
+        for operator in dict.fromkeys(one.operator for one in candidates):
+            reading = [at for at, one in enumerate(candidates) if one.operator == operator and one.offspring.reads]
+            for together in _rounds([(offspring[at].group, at) for at in reading]):
+                _add_reads(evidence, together, offspring, batches, found)
+    return [values.numpy() for values in distributed.total([torch.from_numpy(values) for values in found])]
 
 
 def _add_moves(evidence: Evidence, offspring: Sequence[Offspring], batches: Sequence[Batch], found: list[Floats]) -> None:
     """The second-order law; one product S mu serves one move of every group."""
     rounds = _rounds([(one.group, (at, shares, moves)) for at, one in enumerate(offspring) for shares, moves in _distinct_moves(one)])
-    for number, batch in enumerate(batches if rounds else ()):
+    for number, batch in distributed.mine(list(enumerate(batches if rounds else ()))):
         product = SplittingProduct(evidence.model, evidence.graph, [batch], evidence.loss, evidence.curvature)
         for taken in rounds:
             directions = product.zeros()
@@ -81,8 +83,8 @@ def _add_reads(
         births[group] = replace(offspring[at], reads=())
         reads[group] = tuple(read.flatten(0, 1).unsqueeze(1) for read in offspring[at].reads)
     probe = Probe(evidence, births)
-    for number, batch in enumerate(batches):
-        slopes = probe.slopes(reads, 0.5, [batch]).reads
+    for number, batch in distributed.mine(list(enumerate(batches))):
+        slopes = probe.slopes_on(batch, reads, 0.5).reads
         for group, at in together.items():
             along = torch.stack([(slope * read).flatten(1).sum(1) for slope, read in zip(slopes[group], reads[group], strict=True)])
             found[at][number] += _on_cpu(along.double().sum(0).view(-1, offspring[at].added).sum(1))

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from growth import distributed
 from growth.fitting import NORMS
 from growth.groups import ChannelGraph, ChannelGroup, Place, find_groups
 from growth.offspring import Offspring, theta
@@ -63,7 +64,7 @@ def _statistics(wider: nn.Module, place: Place, width: int, one: Offspring) -> t
     if not isinstance(module, NORMS):
         return None
     entries = appended(place, width, width + len(one.parents) * one.added)
-    mean, variance = (cast(Tensor, statistic)[entries] for statistic in (module.running_mean, module.running_var))
+    mean, variance = distributed.from_first([cast(Tensor, statistic)[entries] for statistic in (module.running_mean, module.running_var)])
     shape = (len(one.parents), one.added, place.columns)
     return mean.view(shape), variance.view(shape)
 

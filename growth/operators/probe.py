@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from growth import distributed
 from growth.groups import ChannelGraph, ChannelGroup, find_groups
 from growth.offspring import Offspring
 from growth.operators.base import Evidence
@@ -64,11 +65,19 @@ class Probe:
         self._put(reads, scale)
         return mean_loss(self._wider, self._batches, self._loss)
 
-    def slopes(self, reads: Reads, scale: float, batches: Sequence[Batch] | None = None) -> Slopes:
-        """At ``scale`` times ``reads``, on the scoring images or others."""
+    def slopes(self, reads: Reads, scale: float) -> Slopes:
+        """At ``scale`` times ``reads``, on the scoring images, which processes share out."""
         self._put(reads, scale)
-        batches = self._batches if batches is None else batches
-        samples = sum(len(images) for images, _ in batches)
+        share = self._gradients(distributed.mine(self._batches), sum(len(images) for images, _ in self._batches))
+        return self._slopes(dict(zip(share, distributed.total(list(share.values())), strict=True)))
+
+    def slopes_on(self, batch: Batch, reads: Reads, scale: float) -> Slopes:
+        """The same on one batch of other images, in this process alone."""
+        self._put(reads, scale)
+        return self._slopes(self._gradients([batch], len(batch[0])))
+
+    def _gradients(self, batches: Sequence[Batch], samples: int) -> dict[str, Tensor]:
+        """By weight, the part of these batches in the mean over ``samples`` images."""
         totals = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
         with torch.enable_grad(), evaluating(self._wider):
             for images, target in batches:
@@ -76,6 +85,9 @@ class Probe:
                 gradients = torch.autograd.grad(loss, list(self._weights.values()))
                 for total, gradient in zip(totals.values(), gradients, strict=True):
                     total.add_(gradient, alpha=len(images) / samples)
+        return totals
+
+    def _slopes(self, totals: Mapping[str, Tensor]) -> Slopes:
         rows = [
             torch.cat([totals[name][width:].index_select(1, columns.to(totals[name].device)).flatten(1) for name, columns in parts], 1)
             for width, parts in self._rows

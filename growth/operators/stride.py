@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from growth import distributed
 from growth.groups import ChannelGraph
 from growth.offspring import Offspring
 from growth.splitting import Batch, Loss
@@ -70,7 +71,8 @@ def line_search(
 def gauss_newton(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring], batches: Sequence[Batch], loss: Loss) -> Stride:
     """The lowest point of the quartic up to ``LONGEST``, on these images in eval mode, with the change that was measured there."""
     probes = [_grown(model, graph, offspring, scale) for scale in PROBES]
-    quartic = sum((_quartic(model, probes, batch, loss) * len(batch[0]) for batch in batches), np.zeros(5))
+    share = sum((_quartic(model, probes, batch, loss) * len(batch[0]) for batch in distributed.mine(batches)), np.zeros(5))
+    quartic = np.array(distributed.totals(*share.tolist()))
     turns = [root.real for root in np.roots(np.polyder(quartic)) if abs(root.imag) < 1e-9 and 0 < root.real < LONGEST]
     scale = min([*turns, LONGEST], key=lambda at: float(np.polyval(quartic, at)))
     before = mean_loss(model, batches, loss)
@@ -109,8 +111,8 @@ def _grown(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspring]
 def mean_loss(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
     """Over the images of these batches, in eval mode."""
     with evaluating(model):
-        parts = [float(loss(model(images), target)) * len(images) for images, target in batches]
-    return sum(parts) / sum(len(images) for images, _ in batches)
+        parts = [float(loss(model(images), target)) * len(images) for images, target in distributed.mine(batches)]
+    return distributed.totals(sum(parts))[0] / sum(len(images) for images, _ in batches)
 
 
 STEP_RULES: dict[str, StepRule] = {
