@@ -128,7 +128,7 @@ class Growth:
             indices = batch_indices(size(train), config.batch_size, config.seed, self.step).tolist()
             batch = fetch(train, distributed.mine(indices))
             try:
-                loss, accuracy = self.learner.step(batch, rate, self.step + 1, EXPLODED if self._parent else math.inf)
+                loss, accuracy = self.learner.step(batch, rate, self.step + 1, EXPLODED if self._parent else math.inf, self._teacher)
             except NotANumber as error:
                 if self._parent is None:
                     raise
@@ -199,7 +199,7 @@ class Growth:
         """Go on with a wider model, carrying momentum."""
         optimizer = carry(self.learner.optimizer, self.model, model, channel_map)
         assert isinstance(optimizer, SGD)
-        self._adopt(Learner(model, optimizer))
+        self._adopt(Learner(model, optimizer, self.config))
 
     def _loss_before(self, number: int) -> float:
         """On the selection data, as round ``number`` opens; the first round also notes where the seed stands."""
@@ -287,8 +287,14 @@ class Growth:
         limit = self.config.compute_limit_macs
         return limit is None or self.charged_macs + macs <= limit
 
+    @property
+    def _teacher(self) -> nn.Module | None:
+        """Whom the present network also learns from."""
+        return self._parent.model if self._parent is not None and self.config.distillation else None
+
     def _step_macs(self) -> int:
-        return 3 * self.macs * min(self.config.batch_size, size(self.data.train))
+        teacher = 0 if self._teacher is None else macs(self.graph, self._open.widths_before)
+        return (3 * self.macs + teacher) * min(self.config.batch_size, size(self.data.train))
 
     def _check_macs(self) -> int:
         return self.macs * (self.config.scoring_samples + size(self.data.selection))

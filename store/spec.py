@@ -170,6 +170,12 @@ class TrainingSpec(_Spec):
         description="deliver the grown network's own weights; or its widths trained from scratch with the compute of the whole grown run; "
         "or the better of both by the loss on the selection images",
     )
+    distillation: float = Field(
+        default=0, ge=0, le=1, description="part of the loss that holds a grown network to its parent's answers until its round is over"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of training steps; weights stay in float32")
+    memory_format: Literal["contiguous", "channels_last"] = Field(default="contiguous", description="of images and weights in training")
+    compiled: bool = Field(default=False, description="compile training steps with torch.compile, anew after every growth: for long jobs")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads for training; part of what makes a run repeatable")
 
 
