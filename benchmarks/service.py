@@ -1,12 +1,12 @@
 """What the service adds to the growth loop: the same job through REST, queue, worker and checkpoints, against the bare library.
 
-Twice, with the same data, config and threads; the figure is the ratio of seconds over the whole run (training, scoring, splitting,
-evaluation):
+Twice, with the same data, config and threads:
 
-- in turns: the bare loop and the worker's (progress, curves, checkpoints into a real store) in one process, taking turns step by step, so
-  that a change of the machine's speed meets both.  What other processes take from this one's core is not seen.
-- end to end: one run through the whole service, one in a process of its own, pair by pair.  On a machine whose speed changes by the minute
-  the pairs scatter by far more than what is looked for.
+- end to end: one run through the whole service, one in a process of its own, pair by pair; the ratio of seconds over the whole run
+  (training, scoring, growing, evaluation).  On a machine whose speed changes by the minute the pairs scatter by far more than what is
+  looked for.
+- in the worker's loop: its time outside the growth loop (progress, curves, checkpoints into a real store) over its time inside.  What
+  other processes take from its core is not seen.
 
     python benchmarks/service.py --output service.json
 """
@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,10 +44,10 @@ from wattle.up import up
 from worker import data
 from worker.attempt import Attempt, Reporter
 from worker.run import growth_config
-from worker.runs import Runs, Trained
+from worker.runs import Runs
 
 TARGET_PERCENT = 3.0
-TURN_RUNS = 3
+INSIDE_RUNS = 3
 SPEC = {
     "name": "overhead",
     "data": {"name": "digits", "image_size": 16},
@@ -68,7 +65,7 @@ def main() -> None:
         print(json.dumps(library()))
         return
     console = Console()
-    turns = [in_turns() for _ in range(TURN_RUNS)]
+    inside = [in_worker() for _ in range(INSIDE_RUNS)]
     pairs = []
     with tempfile.TemporaryDirectory(prefix="wattle-") as folder, up(own_settings(Path(folder))) as running, Client(running.url) as client:
         running.wait_ready()
@@ -80,8 +77,8 @@ def main() -> None:
     result: dict[str, Any] = {"target_percent": TARGET_PERCENT, "seconds_per_step": pairs}
     result["added_percent"] = [100 * (ratio - 1) for ratio in ratios]
     result["added_percent_median"] = 100 * (median(ratios) - 1)
-    result["seconds_in_turns"] = [{"library": turn.library, "service": turn.service, "events": turn.events} for turn in turns]
-    result["added_percent_in_turns"] = [turn.added_percent for turn in turns]
+    result["seconds_in_worker"] = [asdict(run) for run in inside]
+    result["added_percent_in_worker"] = [run.added_percent for run in inside]
     show(console, result)
     if options.output:
         options.output.write_text(json.dumps(result, indent=1))
@@ -113,72 +110,51 @@ def library() -> float:
 
 
 @dataclass(slots=True)
-class Turns:
-    """Seconds of two loops that take turns in one process, and events that each has met."""
+class Inside:
+    """Seconds inside the growth loop, and in all, of the worker's loop."""
 
-    library: float = 0.0
-    service: float = 0.0
-    events: int = 0
-    _library_may: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    _service_may: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    _since: float | None = None
-    _failed: bool = False
+    growing: float = 0.0
+    total: float = 0.0
 
     @property
     def added_percent(self) -> float:
-        return 100 * (self.service / self.library - 1)
+        return 100 * (self.total / self.growing - 1)
 
-    def over(self) -> bool:
-        """Ends a turn of the worker's loop, which asks at each of its events whether it is to stop.  What comes before is its start."""
-        if self._since is not None:
-            self.service += time.perf_counter() - self._since
-        self._library_may.release()
-        self._service_may.acquire()
-        self._since = time.perf_counter()
-        return self._failed
-
-    def follow(self, events: Iterator[Event], service: Future[Trained]) -> None:
-        """Take the bare loop's turns until the worker's loop has ended."""
-        service.add_done_callback(lambda _: self._library_may.release())
-        try:
-            while self._library_may.acquire() and not service.done():
-                since = time.perf_counter()
-                next(events)
-                self.library += time.perf_counter() - since if self.events else 0.0  # the worker's first event is not counted either
-                self.events += 1
-                self._service_may.release()
-        except BaseException:
-            self._failed = True  # the worker's loop must not wait for ever
-            self._service_may.release()
-            raise
+    def timed(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The same events."""
+        while True:
+            since = time.perf_counter()
+            event = next(events, None)
+            self.growing += time.perf_counter() - since
+            if event is None:
+                return
+            yield event
 
 
-def in_turns() -> Turns:
-    """The bare loop and the worker's, event by event."""
-    turns = Turns()
-    with _one_core(), _store() as (db, settings), ThreadPoolExecutor(1) as pool:
-        growth = _growth(db, settings)
-        job = jobs.submit(db, "growth", "turns", SPEC, "growth", 1)
+class TimedGrowth(Growth):
+    """Tells ``inside`` how long it takes."""
+
+    inside: Inside
+
+    def events(self) -> Iterator[Event]:
+        return self.inside.timed(super().events())
+
+
+def in_worker() -> Inside:
+    """The worker's loop, in this process."""
+    with _store() as (db, settings):
+        inside = TimedGrowth.inside = Inside()
+        growth = _growth(db, settings, TimedGrowth)
+        job = jobs.submit(db, "growth", "inside", SPEC, "growth", 1)
         lease = jobs.claim(db, job.id, "benchmark", lease_seconds=3600)
         if lease is None:
             raise RuntimeError(f"job {job.id} could not be claimed")
-        attempt = Attempt(db, settings, lease, "this-host", turns.over)
+        attempt = Attempt(db, settings, lease, "this-host")
         runs = Runs(attempt, Reporter(attempt), growth.data, Macs(), growth.config.limit, ("grown",))
-        service = pool.submit(runs.train, "grown", growth.network, growth.config)
-        turns.follow(growth.events(), service)
-        service.result()
-    return turns
-
-
-@contextmanager
-def _one_core() -> Iterator[None]:
-    """Both loops on the same core: neighbours slow one core down and not another."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
+        started = time.perf_counter()
+        runs.follow("grown", growth)
+        inside.total = time.perf_counter() - started
+    return inside
 
 
 @contextmanager
@@ -191,11 +167,11 @@ def _store() -> Iterator[tuple[Database, Settings]]:
         db.close()
 
 
-def _growth(db: Database, settings: Settings) -> Growth:
+def _growth(db: Database, settings: Settings, kind: type[Growth] = Growth) -> Growth:
     spec = JobSpec.model_validate(SPEC)
     torch.set_num_threads(spec.training.threads)
     sets, _ = data.load(spec.data, settings, spec.training.seed)
-    return Growth.start(admit(spec, db, settings).network, sets, Macs(), growth_config(spec, sets))
+    return kind.start(admit(spec, db, settings).network, sets, Macs(), growth_config(spec, sets))
 
 
 def show(console: Console, result: dict[str, Any]) -> None:
@@ -203,8 +179,8 @@ def show(console: Console, result: dict[str, Any]) -> None:
     for number, (pair, added) in enumerate(zip(result["seconds_per_step"], result["added_percent"], strict=True), 1):
         table.add_row(str(number), f"{1e3 * pair['in_library']:.2f}", f"{1e3 * pair['through_service']:.2f}", f"{added:+.1f} %")
     console.print(table)
-    for added in result["added_percent_in_turns"]:
-        console.print(f"in turns: {added:+.1f} % (target: at most {TARGET_PERCENT:g} %)")
+    for added in result["added_percent_in_worker"]:
+        console.print(f"in the worker's loop: {added:+.1f} % (target: at most {TARGET_PERCENT:g} %)")
     console.print(f"end to end, median: {result['added_percent_median']:+.1f} % per step (target: at most {TARGET_PERCENT:g} %)")
 
 

@@ -10,10 +10,12 @@ setting, fitted to whole networks (anchors) measured in the same session; ``Tabl
 
 from __future__ import annotations
 
+import csv
+import io
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from costs.model import Cost, CostName, Kind
@@ -150,6 +152,15 @@ class CostTable:
             "calibrations": [asdict(calibration) for calibration in self.calibrations],
         }
 
+    def to_csv(self) -> str:
+        """The entries, one per line, with a column per field; calibrations are left out."""
+        rows = [{"device": self.device, **_flat(entry)} for entry in self]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["device", *_flat_names()], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostTable:
         """A table from ``to_json`` data.  ValueError if fields are missing or unknown."""
@@ -265,6 +276,17 @@ class _Widths:
 def _without_widths(shape: LayerShape) -> LayerShape:
     """The shape with its channel axes blanked; depthwise layers keep apart from full convolutions by ``groups``."""
     return replace(shape, in_channels=0, out_channels=0, groups=0 if shape.depthwise else shape.groups)
+
+
+def _flat(entry: CostEntry) -> dict[str, Any]:
+    """Its fields, with those of shape and setting in their places."""
+    data = asdict(entry)
+    return {**data.pop("shape"), **data.pop("setting"), **data}
+
+
+def _flat_names() -> list[str]:
+    own = [field.name for field in fields(CostEntry) if field.name not in ("shape", "setting")]
+    return [*(field.name for field in fields(LayerShape)), *(field.name for field in fields(Setting)), *own]
 
 
 def _entry(data: Mapping[str, Any]) -> CostEntry:

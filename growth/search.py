@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -14,6 +14,7 @@ from growth.choosing import Choice, Room, choose, everything, summary, take
 from growth.config import GrowthConfig
 from growth.groups import ChannelGraph
 from growth.operators import OPERATORS, Candidates, Evidence
+from growth.operators.base import Passes
 from growth.operators.choice import channels_added
 from growth.operators.stride import STEP_RULES, scaled
 from growth.pointwise import Softplus
@@ -77,14 +78,14 @@ class Search:
         evidence = Evidence(self.model, self.graph, scoring, cross_entropy, (), curvature)
         if not uses_scores(config):
             return evidence
-        self.spent_macs += macs(self.graph) * scorer_passes(config, fan_in(self.model, self.graph)) * config.scoring_samples
+        self.spent_macs += macs(self.graph) * scorer_passes(config, fan_ins(self.model, self.graph)) * config.scoring_samples
         generator = seeded(config.seed, "scoring", self.number)
         scores = SCORERS[config.scorer](self.model, self.graph, scoring, cross_entropy, generator, curvature)
         return replace(evidence, scores=[_of_first_process(score) for score in scores])
 
     def _proposed(self, evidence: Evidence, operators: Sequence[str]) -> list[Candidates]:
-        passes = sum(OPERATORS[name].passes(fan_in(self.model, self.graph)).scoring for name in operators)
-        self.spent_macs += macs(self.graph) * passes * self.config.scoring_samples
+        passes = operator_passes(operators, fan_ins(self.model, self.graph))
+        self.spent_macs += macs(self.graph) * passes.scoring * self.config.scoring_samples
         found: list[Candidates] = []
         for name in operators:
             generator = seeded(self.config.seed, f"operator {name}", self.number)
@@ -94,8 +95,8 @@ class Search:
     def _measured(
         self, evidence: Evidence, candidates: Sequence[Candidates], operators: Sequence[str], batches: Sequence[Batch]
     ) -> FreshSample:
-        passes = sum(OPERATORS[name].passes(fan_in(self.model, self.graph)).fresh for name in operators)
-        self.spent_macs += macs(self.graph) * passes * images(batches)
+        passes = operator_passes(operators, fan_ins(self.model, self.graph))
+        self.spent_macs += macs(self.graph) * passes.fresh * images(batches)
         return measure(evidence, candidates, batches)
 
     def _filled(self, evidence: Evidence, choice: Choice) -> Choice:
@@ -142,12 +143,10 @@ def draw_sizes(data: Samples, config: GrowthConfig) -> list[int]:
 
 def most_macs(model: nn.Module, graph: ChannelGraph, data: Samples, config: GrowthConfig) -> int:
     """The most that a search can spend."""
-    operators, draws, weights = ranking_operators(config), draw_sizes(data, config), fan_in(model, graph)
-    taking_part = [OPERATORS[name].passes(weights) for name in dict.fromkeys((*operators, *config.operators))]
-    scoring = scorer_passes(config, weights) if uses_scores(config) else 0
-    scoring += sum(passes.scoring for passes in taking_part)
-    fresh = sum(passes.fresh for passes in taking_part)
-    spent = macs(graph) * (scoring * config.scoring_samples + fresh * (sum(draws) + max(draws)))
+    draws, weights = draw_sizes(data, config), fan_ins(model, graph)
+    passes = operator_passes({*ranking_operators(config), *config.operators}, weights)
+    scoring = passes.scoring + (scorer_passes(config, weights) if uses_scores(config) else 0)
+    spent = macs(graph) * (scoring * config.scoring_samples + passes.fresh * (sum(draws) + max(draws)))
     if config.step_rule != "fixed":
         spent += (macs(graph) + STEP_RULES[config.step_rule].passes * most_grown_macs(graph, config)) * config.scoring_samples
     return spent
@@ -159,15 +158,21 @@ def most_grown_macs(graph: ChannelGraph, config: GrowthConfig) -> int:
     return macs(graph, [times * width for width in graph.wiring.widths])
 
 
-def scorer_passes(config: GrowthConfig, fan_in: int) -> int:
+def scorer_passes(config: GrowthConfig, fan_ins: Collection[int]) -> int:
     """Compute charged per scoring image, in units of the network's MACs: 3 to prepare, 2 per product S v, all for all groups."""
-    products = SCORERS[config.scorer].products(fan_in)
+    products = max(map(SCORERS[config.scorer].products, fan_ins))
     return 3 + 2 * products if products else 0
 
 
-def fan_in(model: nn.Module, graph: ChannelGraph) -> int:
-    """Weights of a channel, in the group where it has most."""
-    return max(theta.shape[1] for theta in parents(model, graph))
+def operator_passes(names: Iterable[str], fan_ins: Collection[int]) -> Passes:
+    """Compute charged for these operators, each as in the group where it asks most."""
+    passes = [max(map(OPERATORS[name].passes, fan_ins)) for name in names]
+    return Passes(sum(one.scoring for one in passes), sum(one.fresh for one in passes))
+
+
+def fan_ins(model: nn.Module, graph: ChannelGraph) -> set[int]:
+    """Weights of a channel, in all groups."""
+    return {theta.shape[1] for theta in parents(model, graph)}
 
 
 def macs(graph: ChannelGraph, widths: Sequence[int] | None = None) -> int:

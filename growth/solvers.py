@@ -3,7 +3,9 @@
 One product serves all channels of all groups, so all of them advance together.
 
 - ``dense``: S itself, column by column, and its eigendecomposition.  The reference; d products.
-- ``lanczos``: the best direction in a Krylov space of ``steps`` dimensions; the whole space, so exact, where d is small.  Default.
+- ``lanczos``: the best direction in a Krylov space of few dimensions; the whole space, so exact, where d is small.
+- ``streaming``: Lanczos on some of the batches, then descent along the others, each prepared and used once.
+- ``automatic``: ``lanczos`` where prepared batches stay in memory, ``streaming`` where they don't.  Default.
 - ``extremes``: as ``lanczos``, with the highest pair beside the lowest, for signed splits.
 - ``rayleigh``: stochastic descent of the Rayleigh quotient, one minibatch per step (Wang et al., arXiv 1910.03103).
 """
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 
 EXACT_BELOW = 6  # a space of at most this many dimensions is searched whole
+STREAM_FROM = 4  # of the batches, one in so many is for Lanczos
+AVERAGED = 0.75  # of the stream, at its end
 BREAKDOWN = 1e-10  # what is left of a vector after orthogonalisation, relative to it, that counts as nothing
 
 
@@ -31,6 +35,10 @@ class Operator(Protocol):
     def on_batch(self, number: int, v: list[Tensor]) -> list[Tensor]: ...
 
     def __len__(self) -> int: ...
+
+    @property
+    def fits(self) -> bool:
+        """Whether all batches stay prepared, so that a further product with one of them is cheap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +74,30 @@ def _lowest_of(matrix: Tensor, like: Tensor) -> Eigenpairs:
     return Eigenpairs(index.to(like), direction.to(like), residual.to(like))
 
 
-def lanczos(product: Operator, generator: torch.Generator, steps: int = 5) -> list[Eigenpairs]:
-    """The lowest Ritz pairs of ``steps`` dimensions (all d of them where d <= 6), with their true residuals."""
+def krylov_size(d: int) -> int:
+    """Dimensions that are enough for d weights: samples limit a direction sooner than products do.  Above 256 not measured."""
+    return d if d <= EXACT_BELOW else 4 if d <= 32 else 5 if d <= 256 else 8
+
+
+def automatic(product: Operator, generator: torch.Generator) -> list[Eigenpairs]:
+    """By memory."""
+    return lanczos(product, generator) if product.fits else streaming(product, generator)
+
+
+def lanczos(product: Operator, generator: torch.Generator, steps: int | None = None) -> list[Eigenpairs]:
+    """The lowest Ritz pairs of ``steps`` dimensions (``krylov_size`` of them by default), with their true residuals."""
     return [space.pair(0) for space in _spaces(product, generator, steps)]
 
 
-def extremes(product: Operator, generator: torch.Generator, steps: int = 5) -> list[tuple[Eigenpairs, Eigenpairs]]:
+def extremes(product: Operator, generator: torch.Generator, steps: int | None = None) -> list[tuple[Eigenpairs, Eigenpairs]]:
     """As ``lanczos``, from the same products: per group the lowest and the highest Ritz pairs (the same one where d is 1)."""
     return [(space.pair(0), space.pair(-1)) for space in _spaces(product, generator, steps)]
 
 
-def _spaces(product: Operator, generator: torch.Generator, steps: int) -> list[_Krylov]:
-    if steps < 1:
+def _spaces(product: Operator, generator: torch.Generator, steps: int | None) -> list[_Krylov]:
+    if steps is not None and steps < 1:
         raise ValueError(f"lanczos got {steps} steps; it needs at least 1")
-    spaces = [_Krylov(zero, steps, generator) for zero in product.zeros()]
+    spaces = [_Krylov(zero, krylov_size(zero.shape[1]) if steps is None else steps, generator) for zero in product.zeros()]
     for _ in range(max(space.size for space in spaces)):
         for space, image in zip(spaces, product([space.head() for space in spaces]), strict=True):
             space.extend(image)
@@ -181,6 +199,64 @@ def rayleigh(product: Operator, generator: torch.Generator, settings: RayleighSe
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some batches of an operator."""
+
+    whole: Operator
+    count: int
+    fits: bool = True
+
+    def zeros(self) -> list[Tensor]:
+        return self.whole.zeros()
+
+    def on_batch(self, number: int, v: list[Tensor]) -> list[Tensor]:
+        return self.whole.on_batch(number, v)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, v: list[Tensor]) -> list[Tensor]:
+        images = [self.on_batch(number, v) for number in range(self.count)]
+        return [torch.stack(group).mean(0) for group in zip(*images, strict=True)]
+
+
+def streaming(product: Operator, generator: torch.Generator, learning_rate: float = 3e-3) -> list[Eigenpairs]:
+    """Lanczos on the first batches, then RMSprop down the quotient, its rate falling to zero: one product with each of the others.
+
+    Quotients are taken before each update, on a batch that the direction has not seen, so the index is not optimistic.  Index and
+    direction are means over the last part of the stream, and so is the image behind the residual.
+    """
+    start = max(1, len(product) // STREAM_FROM)
+    found = lanczos(_Part(product, start), generator)
+    if start == len(product):
+        return found
+    v = [pairs.direction.clone() for pairs in found]
+    optimizer = torch.optim.RMSprop(v, lr=learning_rate, alpha=0.9, momentum=0.9)
+    steps = len(product) - start
+    kept = max(1, round(AVERAGED * steps))
+    means = [tuple(torch.zeros_like(part, dtype=torch.float64) for _ in range(2)) for part in v]  # of v, and of S v
+    quotients = [torch.zeros_like(part[:, 0], dtype=torch.float64) for part in v]
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+        for part, image, (iterates, images), quotient in zip(v, product.on_batch(start + step, v), means, quotients, strict=True):
+            current = (part * image).sum(1)
+            part.grad = image - current.unsqueeze(1) * part
+            if step >= steps - kept:
+                iterates.add_(part, alpha=1 / kept)
+                images.add_(image, alpha=1 / kept)
+                quotient.add_(current, alpha=1 / kept)
+        optimizer.step()
+        for part in v:
+            part.div_(part.norm(dim=1, keepdim=True))
+    pairs = []
+    for part, quotient, (iterates, images) in zip(v, quotients, means, strict=True):
+        length = iterates.norm(dim=1, keepdim=True)
+        residual = (images - quotient.unsqueeze(1) * iterates) / length
+        pairs.append(Eigenpairs(quotient.to(part), (iterates / length).to(part), residual.norm(dim=1).to(part)))
+    return pairs
+
+
 def _uniform(zero: Tensor, limit: float, generator: torch.Generator) -> Tensor:
     drawn = torch.rand(zero.shape, generator=generator, dtype=torch.float64, device=generator.device)
     return _unit((2 * limit * drawn - limit).to(zero))
@@ -191,4 +267,4 @@ def _unit(vector: Tensor) -> Tensor:
     return unit
 
 
-SOLVERS: dict[str, Solver] = {"dense": dense, "lanczos": lanczos, "rayleigh": rayleigh}
+SOLVERS: dict[str, Solver] = {"dense": dense, "lanczos": lanczos, "streaming": streaming, "rayleigh": rayleigh}

@@ -86,6 +86,12 @@ class SplittingProduct:
     def __len__(self) -> int:
         return len(self.batches)
 
+    @property
+    def fits(self) -> bool:
+        """Whether all batches stay prepared, if they are like the first."""
+        known = self._prepare(0).size_bytes
+        return known * len(self.batches) <= self._room_bytes + sum(kept.size_bytes for kept in self._prepared.values())
+
     def zeros(self) -> list[Tensor]:
         """The zero direction, one [C, d] per group: where solvers start from, with the model's type and device."""
         return [mixes[0].weight.new_zeros(shape) for mixes, shape in zip(self.producers, self.shapes, strict=True)]

@@ -32,15 +32,19 @@ class Tables:
     _lock: Lock = field(default_factory=Lock)
 
     def load(self, db: Database, name: str) -> CostTable:
+        return self.versioned(db, name)[1]
+
+    def versioned(self, db: Database, name: str) -> tuple[int, CostTable]:
+        """The table with its version.  UnknownDevice if the device was never registered."""
         version = devices.table_version(db, name)
         with self._lock:
             known = self._known.get(name)
         if known is not None and known[0] == version:
-            return known[1]
+            return known
         table = devices.load_table(db, name)
         with self._lock:
             self._known[name] = (version, table)
-        return table
+        return version, table
 
 
 @dataclass(slots=True)
@@ -91,5 +95,38 @@ def existing_device(
         raise not_found("device", name, f"start a worker on it: wattle worker --device {name}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class KnownTable:
+    """A device's cost table, and the entity tag of whatever is answered from it alone."""
+
+    table: CostTable
+    etag: str
+
+    @property
+    def device(self) -> str:
+        return self.table.device
+
+    def unchanged(self, if_none_match: str | None) -> bool:
+        """Whether the client has the answer already."""
+        return if_none_match is not None and self.etag in if_none_match
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For a client to keep the answer, and to ask each time whether it still holds."""
+        return {"ETag": self.etag, "Cache-Control": "no-cache"}
+
+
+def existing_table(
+    service: TheService, name: Annotated[str, Path(pattern=NAME_PATTERN, max_length=80, description="name of the device")]
+) -> KnownTable:
+    """The cost table of the path's device; 404 if no worker has registered it."""
+    try:
+        version, table = service.tables.versioned(service.db, name)
+    except UnknownDevice as error:
+        raise not_found("device", name, f"start a worker on it: wattle worker --device {name}") from error
+    return KnownTable(table, f'"{name}/{version}"')
+
+
+TheTable = Annotated[KnownTable, Depends(existing_table)]
 TheJob = Annotated[Job, Depends(existing_job)]
 TheDevice = Annotated[Device, Depends(existing_device)]

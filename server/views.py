@@ -301,6 +301,28 @@ class CostEntryView(_View):
         )  # fmt: skip
 
 
+class ShapeQueries(BaseModel):
+    """Many layer shapes at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queries: tuple[ShapeQuery, ...] = Field(max_length=1000, description="at most 1000")
+
+
+class CostAnswer(_View):
+    """The answer to one of many queries: the entry, or why there is none and what was measured nearest."""
+
+    entry: CostEntryView | None
+    problem: ProblemView | None
+
+
+class CostAnswers(_View):
+    """One answer for each query, in order."""
+
+    device: str
+    answers: list[CostAnswer]
+
+
 class NetworkCostQuery(BaseModel):
     """A network to price on a device."""
 

@@ -39,9 +39,12 @@ def device(db: Database, name: str) -> Device:
 
 
 def table_version(db: Database, name: str) -> int:
-    """How often the device's table was saved; 0 for a device that is unknown.  A loaded table stays true until this number changes."""
+    """How often the device's table was saved.  A loaded table stays true until this number changes.  UnknownDevice if never registered."""
     with db.reading() as session:
-        return session.scalar(select(DeviceRow.table_version).where(DeviceRow.name == name)) or 0
+        version = session.scalar(select(DeviceRow.table_version).where(DeviceRow.name == name))
+    if version is None:
+        raise _unknown(name)
+    return version
 
 
 def save_table(db: Database, lease: Lease | None, table: CostTable) -> int:
@@ -76,13 +79,17 @@ def load_table(db: Database, name: str) -> CostTable:
 def _view(session: Session, name: str) -> Device:
     row = session.get(DeviceRow, name)
     if row is None:
-        raise UnknownDevice(f"device {name!r} is unknown; `wattle devices` lists the known ones, `wattle profile` measures a new one")
+        raise _unknown(name)
     entries, calibrations = (
         session.scalar(select(func.count()).select_from(table).where(table.device == name)) or 0 for table in (CostEntryRow, CalibrationRow)
     )
     return Device(
         row.name, row.fingerprint, row.table_version, entries, calibrations, row.registered_at, row.measured_at, row.measured_fingerprint
     )
+
+
+def _unknown(name: str) -> UnknownDevice:
+    return UnknownDevice(f"device {name!r} is unknown; `wattle devices` lists the known ones, `wattle profile` measures a new one")
 
 
 def _entry_values(name: str, entry: CostEntry) -> dict[str, Any]:

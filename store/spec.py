@@ -98,7 +98,8 @@ class GrowthSpec(_Spec):
         default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
     )
     step_rule: Literal["fixed", "line_search", "gauss_newton"] = Field(
-        default="fixed", description="take split_step as it is, or scale it in every round to where the loss falls most: by trying, or by a model of the loss"
+        default="fixed",
+        description="take split_step as it is, or scale it in every round to where the loss falls most: by trying, or by a model",
     )
     softplus_beta: float = Field(
         default=3.0, gt=0, le=100, description="sharpness of the softplus whose curvature stands in for ReLU's (SiLU needs none)"
@@ -115,6 +116,11 @@ class GrowthSpec(_Spec):
         ge=32,
         le=1_000_000,
         description="while the gain is not reliable the fresh images are doubled, up to so many in all; then nothing is added",
+    )
+
+    seed_advice: bool = Field(
+        default=False,
+        description="first train the seed and wider networks, each with the compute of the seed's stage, and report which is ahead",
     )
 
     @model_validator(mode="after")

@@ -166,6 +166,16 @@ class Client:
         """The cost of one layer shape on a device; ``shape``: op, in_channels, out_channels, kernel, batch_size, threads, ..."""
         return self._get(f"/v1/devices/{quote(device, safe='')}/costs", **shape)
 
+    def costs(self, device: str, shapes: Sequence[Mapping[str, Any]]) -> list[Document]:
+        """The costs of many layer shapes, in order: ``{"entry": ..., "problem": ...}``, one of the two None."""
+        body = {"queries": [dict(shape) for shape in shapes]}
+        answers: list[Document] = self._send("POST", f"/v1/devices/{quote(device, safe='')}/costs:query", body=body)["answers"]
+        return answers
+
+    def table(self, device: str) -> Document:
+        """The whole cost table of a device, as ``costs.table.CostTable.from_json`` reads it."""
+        return self._get(f"/v1/devices/{quote(device, safe='')}/table")
+
     def network_cost(self, device: str, network: Mapping[str, Any]) -> Document:
         """The cost of a whole network on a device, per layer and in total."""
         return self._send("POST", f"/v1/devices/{quote(device, safe='')}/costs:network", body=dict(network))

@@ -32,7 +32,8 @@ def render(report: Document, where: str | None = None) -> RenderableType:
     ]
     chosen = report.get("delivered")  # absent from reports of versions before it
     delivered = [Text(f"network.safetensors holds the {chosen['run']} network: {chosen['why']}")] if chosen else []
-    return Group(*parts, *delivered, *([Text(f"Artifacts: {where}")] if where else []))
+    advised = [Text(report["seed_advice"]["sentence"])] if "seed_advice" in report else []
+    return Group(*parts, *advised, *delivered, *([Text(f"Artifacts: {where}")] if where else []))
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:

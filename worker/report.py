@@ -47,6 +47,7 @@ class Setup:
     config: GrowthConfig
     preprocessing: Preprocessing
     data: Data
+    advised: Document | None = None  # on the size of the seed, where asked for
 
 
 def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measurements) -> Document:
@@ -73,6 +74,7 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
         "repeat_rounds": {name: [_round(taken) for taken in run.rounds] for name, run in later.items() if run.rounds},
         "verdict": _verdict(setup, repeats, results[GROWN]),
         "delivered": delivered,
+        **({"seed_advice": setup.advised} if setup.advised else {}),
         "predicted_versus_measured": predicted_versus_measured(networks, spec.budget.cost),
         "config": asdict(setup.config),
         "input": _input(setup.preprocessing),

@@ -22,6 +22,7 @@ from store.spec import JobSpec
 from worker import data
 from worker.attempt import Attempt, Reporter
 from worker.comparison import compare, run_names
+from worker.frontier import frontier_names, seed_advice
 from worker.latency import Measurements, measure
 from worker.profile_run import run_profile
 from worker.report import Setup, build_report
@@ -51,7 +52,9 @@ def run_growth(attempt: Attempt) -> None:
     config = growth_config(spec, sets)
     attempt.stop_if_asked()
 
-    runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, run_names(spec))
+    probes = frontier_names(spec, admitted.network, prices, config)
+    runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, (*probes, *run_names(spec)))
+    advised = seed_advice(runs, probes, admitted.network, prices, config)
     first, *later = range(spec.seeds)
     trained = compare(runs, spec, first, admitted.network, prices, config)
     repeats = [_results(trained)]
@@ -61,7 +64,7 @@ def run_growth(attempt: Attempt) -> None:
     measured = _measure(attempt, reporter, spec, admitted.setting, networks)
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
-    setup = Setup(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, sets)
+    setup = Setup(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, sets, advised)
     _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured))
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0, **trained[chosen["run"]].standing()}, at_once=True)
 

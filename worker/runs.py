@@ -88,8 +88,12 @@ class Runs:
 
     def train(self, name: str, network: Network, config: GrowthConfig) -> Trained:
         """Train a run to its end, from wherever it stands.  Stopped if asked to, after a checkpoint."""
+        growth = Checkpoints(self.attempt).restore(name, self.data, self.cost_model) or _start(network, self.data, self.cost_model, config)
+        return self.follow(name, growth)
+
+    def follow(self, name: str, growth: Growth) -> Trained:
+        """Train on to the end."""
         checkpoints = Checkpoints(self.attempt)
-        growth = checkpoints.restore(name, self.data, self.cost_model) or _start(network, self.data, self.cost_model, config)
         started = time.monotonic() - self._seconds_so_far(name)
         self._saved = time.monotonic()
         standing = _standing(growth)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from growth.offspring import Offspring, theta
 from growth.operators.base import Candidates, Evidence, Passes, in_nats
-from growth.solvers import EXACT_BELOW, Eigenpairs, extremes
+from growth.solvers import Eigenpairs, extremes, krylov_size
 from growth.splitting import SplittingProduct
 
 
@@ -85,7 +85,7 @@ class Signed:
 
     def passes(self, fan_in: int) -> Passes:
         """On fresh images a product for each of a binary's, a triplet's and a quartet's moves."""
-        return Passes(3 + 2 * min(fan_in, EXACT_BELOW), 3 + 2 * (2 + 3 + 4))
+        return Passes(3 + 2 * krylov_size(fan_in), 3 + 2 * (2 + 3 + 4))
 
 
 def _best(number: int, rows: Tensor, low: Eigenpairs, high: Eigenpairs, fitting: Sequence[Scheme], step: float) -> Candidates:

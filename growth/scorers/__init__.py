@@ -4,12 +4,12 @@ from costs.plugins import extended
 from growth.scorers.at_random import AtRandom
 from growth.scorers.base import GroupScore, Scorer
 from growth.scorers.by_solver import BySolver
-from growth.solvers import EXACT_BELOW, RayleighSettings, dense, lanczos, rayleigh
+from growth.solvers import RayleighSettings, automatic, dense, krylov_size, rayleigh
 
 __all__ = ["SCORERS", "GroupScore", "Scorer"]
 
 _OWN: dict[str, Scorer] = {
-    "splitting": BySolver(lanczos, lambda fan_in: min(fan_in, EXACT_BELOW)),
+    "splitting": BySolver(automatic, krylov_size),
     "rayleigh": BySolver(rayleigh, lambda _: RayleighSettings().epochs + 1),
     "exact": BySolver(dense, lambda fan_in: fan_in),
     "random": AtRandom(),

@@ -59,4 +59,7 @@ def test_example_runs(client: Client, path: Path) -> None:
     for result in (report["grown"], *report["controls"].values()):
         assert result["predicted_cost"]["value"] <= spec["budget"]["limit"]
         assert result["charged_macs"] <= report["grown"]["charged_macs"]
+    if spec["growth"].get("seed_advice"):
+        assert report["seed_advice"]["points"][0]["widths"] == report["seed"]["widths"]
+        assert report["seed_advice"]["sentence"].startswith("Seed size: ")
     assert report["grown"]["test_accuracy"] > 1.5 / (2 if spec["data"]["name"] == "imagefolder" else 10)

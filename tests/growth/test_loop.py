@@ -293,7 +293,7 @@ def test_scoring_is_charged_for_at_least_the_products_it_makes(scorer: str, monk
     if sum(proposal.channels_added):
         charged -= judging_images(proposal, NOISE) * (macs + growth.macs)
     assert by_scorer >= 0
-    products = SCORERS[scorer].products(36)
+    products = max(map(SCORERS[scorer].products, (9, 36)))
     assert charged == macs * (32 * (3 + 2 * products if products else 0) + (3 + 2) * proposal.fresh_images)
     assert charged >= macs * (2 * sum(made) + 3 * (32 * bool(by_scorer) + proposal.fresh_images))
 
@@ -314,7 +314,7 @@ def test_compute_is_charged_by_the_rules(data: Data) -> None:
     tried = [width + count for width, count in zip(closed.widths_before, closed.channels_added, strict=True)]
     before, wide, after = (Macs().network(SEED.wiring().shapes(widths)).value for widths in ((4, 4), tried, closed.widths_after))
     training = 3 * 16 * (3 * before + 3 * wide + 3 * after)
-    scoring = before * (32 * (3 + 2 * 6) + closed.fresh_images * 5)
+    scoring = before * (32 * (3 + 2 * 5) + closed.fresh_images * 5)
     evaluations = (32 + 24) * (before + wide) + (16 * (before + wide) if data is DATA else 0)  # norms, selection data; judging images
     assert growth.charged_macs == training + scoring + evaluations
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from growth.solvers import EXACT_BELOW, SOLVERS, RayleighSettings, dense, lanczos, rayleigh
+from growth.solvers import EXACT_BELOW, SOLVERS, RayleighSettings, automatic, dense, krylov_size, lanczos, rayleigh, streaming
 
 torch.set_num_threads(1)
 
@@ -21,6 +21,7 @@ class Matrices:
 
     batches: list[list[Tensor]]
     products: int = 0
+    fits: bool = True
 
     def zeros(self) -> list[Tensor]:
         return [matrix.new_zeros(matrix.shape[:2]) for matrix in self.batches[0]]
@@ -160,3 +161,40 @@ def test_lanczos_needs_fewer_products_than_rayleigh_descent(d: int) -> None:
     assert (pairs.index > bound).any()
     (pairs,) = rayleigh(Matrices([[matrix]]), seeded(), RayleighSettings(epochs=300, decay=1.0))
     assert (pairs.index <= bound).all()
+
+
+def noisy(matrix: Tensor, batches: int, seed: int) -> list[list[Tensor]]:
+    """Batches whose mean is the matrix but for what is left of their noise."""
+    noise = [symmetric(*matrix.shape[:2], seed + number) for number in range(batches)]
+    return [[matrix + 4 * part] for part in noise]
+
+
+def test_a_stream_finds_better_directions_than_its_start_and_an_index_that_is_not_optimistic() -> None:
+    """On 64 noisy batches of which Lanczos saw 16; judged on the matrix itself."""
+    matrix = symmetric(6, 24)
+    batches = noisy(matrix, 64, 100)
+    (started,), (streamed,) = lanczos(Matrices(batches[:16]), seeded()), streaming(Matrices(batches), seeded(), learning_rate=1e-2)
+
+    def truth(v: Tensor) -> Tensor:
+        return ((matrix @ v.unsqueeze(2)).squeeze(2) * v).sum(1)
+
+    assert truth(streamed.direction).sum() < truth(started.direction).sum()
+    optimism = [float((pairs.index - truth(pairs.direction)).sum() / truth(pairs.direction).sum()) for pairs in (started, streamed)]
+    assert optimism[0] > 0.05
+    assert abs(optimism[1]) < 0.5 * optimism[0]
+
+
+def test_the_solver_follows_the_memory() -> None:
+    batches = noisy(symmetric(2, 12), 8, 0)
+    fitting, streamed = Matrices(batches), Matrices(batches, fits=False)
+    assert torch.equal(automatic(fitting, seeded())[0].direction, lanczos(fitting, seeded())[0].direction)
+    assert torch.equal(automatic(streamed, seeded())[0].direction, streaming(streamed, seeded())[0].direction)
+
+
+def test_one_batch_leaves_nothing_to_stream() -> None:
+    one = Matrices([[symmetric(2, 12)]])
+    assert torch.equal(streaming(one, seeded())[0].direction, lanczos(one, seeded())[0].direction)
+
+
+def test_spaces_grow_with_the_weights() -> None:
+    assert [krylov_size(d) for d in (1, 6, 7, 32, 33, 256, 257)] == [1, 6, 4, 4, 5, 5, 8]

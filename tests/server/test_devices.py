@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -123,3 +125,42 @@ def test_table_is_read_again_when_it_grows(client: TestClient, measured: CostTab
     entry = replace(old, setting=replace(old.setting, batch=2), value=0.07)
     devices.save_table(db, None, CostTable("this-host", [entry]))
     assert cost(client, batch_size=2).json()["value"] == 0.07
+
+
+@pytest.mark.usefixtures("measured")
+def test_many_layers_at_once_each_answered_as_it_is_alone(client: TestClient) -> None:
+    asked = [STEM, {**STEM, "out_channels": 5}, {**STEM, "out_channels": 99}, {**STEM, "cost": "macs"}]
+    answers = client.post("/v1/devices/this-host/costs:query", json={"queries": asked}).json()["answers"]
+    for query, answer in zip(asked, answers, strict=True):
+        alone = client.get("/v1/devices/this-host/costs", params=query)
+        if alone.status_code == 200:
+            assert (answer["entry"], answer["problem"]) == (alone.json(), None)
+        else:
+            assert (answer["entry"], answer["problem"]) == (None, alone.json()["errors"][0])
+    assert [answer["entry"] is None for answer in answers] == [False, False, True, False]
+    too_many = client.post("/v1/devices/this-host/costs:query", json={"queries": [STEM] * 1001})
+    assert too_many.status_code == 422
+    assert "at most 1000" in too_many.json()["detail"]
+
+
+def test_answers_carry_the_tables_version_and_are_not_sent_twice(client: TestClient, measured: CostTable, db: Database) -> None:
+    for path, params in (("costs", STEM), ("table", {}), ("table", {"format": "csv"})):
+        first = client.get(f"/v1/devices/this-host/{path}", params=params)
+        assert (first.status_code, first.headers["ETag"]) == (200, '"this-host/1"')
+        again = client.get(f"/v1/devices/this-host/{path}", params=params, headers={"If-None-Match": first.headers["ETag"]})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    devices.save_table(db, None, measured)
+    changed = client.get("/v1/devices/this-host/costs", params=STEM, headers={"If-None-Match": '"this-host/1"'})
+    assert (changed.status_code, changed.headers["ETag"]) == (200, '"this-host/2"')
+
+
+def test_a_table_can_be_taken_away(client: TestClient, measured: CostTable) -> None:
+    response = client.get("/v1/devices/this-host/table")
+    assert response.headers["Content-Disposition"] == 'attachment; filename="this-host.json"'
+    assert CostTable.from_json(response.json()).to_json() == measured.to_json()
+    rows = list(csv.DictReader(io.StringIO(client.get("/v1/devices/this-host/table", params={"format": "csv"}).text)))
+    assert len(rows) == len(measured)
+    first = next(iter(measured))
+    assert (rows[0]["device"], rows[0]["op"], int(rows[0]["out_channels"])) == ("this-host", first.shape.op, first.shape.out_channels)
+    assert (float(rows[0]["value"]), rows[0]["unit"], rows[0]["kind"]) == (first.value, first.unit, first.kind)
+    assert client.get("/v1/devices/this-host/table", params={"format": "xml"}).status_code == 422

@@ -78,7 +78,8 @@ def test_registering_again_renews_the_fingerprint_and_keeps_the_table(db: Databa
 
 
 def test_an_unknown_device_is_named(db: Database) -> None:
-    assert devices.table_version(db, "nosuch") == 0
+    with pytest.raises(UnknownDevice, match="device 'nosuch' is unknown"):
+        devices.table_version(db, "nosuch")
     for ask in (devices.device, devices.load_table):
         with pytest.raises(UnknownDevice, match="'nosuch'"):
             ask(db, "nosuch")
