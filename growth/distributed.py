@@ -100,11 +100,11 @@ def replicated(model: nn.Module) -> nn.Module:
 
     Looking for unused parameters keeps DistributedDataParallel from regrouping gradients after its first step.  Sums over three ranks
     and more are rounded by where in a group a gradient lies, and a resumed run would differ from an undisturbed one.
-    Statistics of batch norms are averaged by ``Learner.step``, so no buffers are broadcast.
+    (torch warns once that it found none.)
     """
     if ranks() == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(model, find_unused_parameters=True)
 
 
 @contextmanager

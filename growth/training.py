@@ -263,12 +263,13 @@ def _pool_statistics(norms: Sequence[_Norm]) -> None:
     if distributed.ranks() == 1:
         return
     counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
-    batches_seen = distributed.total(counts)
-    shares = [own / all_.clamp_min(1) for own, all_ in zip(counts, batches_seen, strict=True) for _ in range(2)]  # of mean and variance
-    statistics = _statistics(norms)
-    weighted = [statistic * share for statistic, share in zip(statistics, shares, strict=True)]
-    for old, new in zip([*statistics, *counts], [*distributed.total(weighted), *batches_seen], strict=True):
-        old.copy_(new)
+    all_counts, statistics = distributed.total(counts), _statistics(norms)
+    own, every = ([count for count in some for _ in range(2)] for some in (counts, all_counts))  # of mean and variance
+    sums = distributed.total([statistic * count for statistic, count in zip(statistics, own, strict=True)])
+    for statistic, sum_, count in zip(statistics, sums, every, strict=True):
+        statistic.copy_(sum_ / count.clamp_min(1))
+    for count, all_ in zip(counts, all_counts, strict=True):
+        count.copy_(all_)
 
 
 def size(dataset: Samples) -> int:
