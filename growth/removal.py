@@ -1,8 +1,8 @@
 """Removing channels: a narrower model, the reverse of ``growth.surgery``.
 
-A channel that goes takes its rows in the producers and passengers and its columns in the consumers along.  What consumers read of it
-on average can stay, as a constant: in their bias, or in the running mean of the norm behind them.  Train mode leaves that norm's
-batch statistics to do the same by themselves.
+A channel that goes takes its rows in the producers and passengers and its columns in the consumers along.  What it adds to a consumer's
+output on average can stay, as a constant: in the consumer's bias, or in the running mean of the norm behind it.  In train mode that
+norm's batch statistics do the same by themselves.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from growth.surgery import Axes, ChannelMap, group_of
 class Removal:
     """n channels of one group that go.
 
-    ``means`` is empty, or has for each of the group's consumers [n, columns]: what it reads of them on average, and goes on reading.
+    ``left`` is empty, or has for each of the group's consumers [n, outputs]: the constant that stays of them in its output.
     """
 
     group: int
     channels: Tensor  # [n] int64
-    means: tuple[Tensor, ...] = ()
+    left: tuple[Tensor, ...] = ()
 
 
 def remove_channels(model: nn.Module, graph: ChannelGraph, removals: Sequence[Removal]) -> tuple[nn.Module, ChannelMap]:
     """A copy of ``model`` without these channels, and where its entries came from.  ``model`` is untouched.
 
     ValueError, with value, limit and remedy, for channels that don't exist or come twice, for a group that would be left with fewer than
-    ``MIN_WIDTH`` of them, for means with no place to go, and for a graph that does not fit the model; TypeError for a module that can't
+    ``MIN_WIDTH`` of them, for constants with no place to go, and for a graph that does not fit the model; TypeError for a module that can't
     change its width.
     """
     _check(model, graph, removals)
     narrower, norms = copy.deepcopy(model), norms_behind(graph)
     for removal in removals:
-        for place, means in zip(graph.groups[removal.group].consumers, removal.means, strict=False):  # empty: nothing stays
-            _fold(narrower, norms.get(place.name), place, removal.channels, means)
+        for place, left in zip(graph.groups[removal.group].consumers, removal.left, strict=False):  # empty: nothing stays
+            _fold(narrower, norms.get(place.name), place.name, left.sum(0))
     sources: dict[str, Axes] = {}
     for name, cuts in _cuts(graph, removals, lambda group: group.rows).items():
         kept = _kept(features(narrower.get_submodule(name)), cuts)
@@ -66,7 +66,7 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, removals: Sequence[Re
 
 
 def absorbs(model: nn.Module, graph: ChannelGraph, consumer: str) -> bool:
-    """Whether a constant that a consumer reads can be folded away: into its bias, or the statistics of the norm behind it."""
+    """Whether a constant in a consumer's output can be folded away: into its bias, or the statistics of the norm behind it."""
     return _absorber(model, norms_behind(graph).get(consumer), consumer) is not None
 
 
@@ -79,15 +79,12 @@ def _absorber(model: nn.Module, norm: str | None, consumer: str) -> tuple[Tensor
     return None if mean is None else (mean, -1.0)
 
 
-def _fold(model: nn.Module, norm: str | None, place: Place, channels: Tensor, means: Tensor) -> None:
-    """Let a consumer go on reading these means, in place; at the borders of a padded map as if they reached beyond."""
-    weight = tensor_of(model.get_submodule(place.name), "weight").detach()
-    columns = weight[:, place.entries(channels).flatten().to(weight.device)]  # [outputs, n * columns, *kernel]
-    constant = columns.reshape(*columns.shape[:2], -1).sum(2) @ means.flatten().to(weight)
+def _fold(model: nn.Module, norm: str | None, consumer: str, constant: Tensor) -> None:
+    """Add a constant [outputs] to a consumer's output, in place."""
     if not constant.any():
         return
-    if (absorber := _absorber(model, norm, place.name)) is None:
-        raise ValueError(f"{place.name} has neither a bias nor a batch norm behind it to take up a mean; leave the means out")
+    if (absorber := _absorber(model, norm, consumer)) is None:
+        raise ValueError(f"{consumer} has neither a bias nor a batch norm behind it to take up a constant; leave nothing there")
     tensor, sign = absorber
     tensor.add_(constant.to(tensor), alpha=sign)
 
@@ -120,16 +117,14 @@ def _check(model: nn.Module, graph: ChannelGraph, removals: Sequence[Removal]) -
         check_group(model, number, group, shared)
         for removal in own:
             check_parents(removal.channels, group.width, where)
-            _check_means(removal, group, where)
+            _check_left(model, removal, group, where)
         gone = torch.cat([removal.channels.cpu() for removal in own])
         check_parents(gone, group.width, where)
         if len(gone) and group.width - len(gone) < MIN_WIDTH:
             raise ValueError(f"{where}: {len(gone)} of {group.width} channels would leave fewer than {MIN_WIDTH}; remove fewer")
 
 
-def _check_means(removal: Removal, group: ChannelGroup, where: str) -> None:
-    expected = [(len(removal.channels), place.columns) for place in group.consumers]
-    if removal.means and [tuple(means.shape) for means in removal.means] != expected:
-        raise ValueError(
-            f"{where}: means have shapes {[tuple(means.shape) for means in removal.means]}; give {expected}, one per consumer, or none"
-        )
+def _check_left(model: nn.Module, removal: Removal, group: ChannelGroup, where: str) -> None:
+    expected = [(len(removal.channels), len(model.get_parameter(f"{place.name}.weight"))) for place in group.consumers]
+    if removal.left and (found := [tuple(left.shape) for left in removal.left]) != expected:
+        raise ValueError(f"{where}: what is left has shapes {found}; give {expected}, one per consumer, or none")

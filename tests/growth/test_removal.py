@@ -149,51 +149,34 @@ def test_channels_that_nothing_reads_leave_without_a_trace(name: str, train: boo
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_channel_that_is_constant_at_its_merge_points_folds_into_biases_and_statistics(name: str) -> None:
-    """In eval mode; maps padded by a kernel above 1x1 know the constant's border, so only the others can be exact."""
+def test_what_a_channel_leaves_is_added_to_its_consumers_outputs(name: str) -> None:
     model, graph = settled(name)
     for number, group in enumerate(graph.groups):
-        kernels = [model.get_parameter(f"{place.name}.weight").shape[2:].numel() for place in group.consumers]
-        if max(kernels) > 1 or group.width < 3 or not all(absorbs(model, graph, place.name) for place in group.consumers):
+        if group.width < 3:
             continue
-        inputs = consumed(model, graph, number)
-        means = tuple(torch.stack([one.transpose(0, 1).flatten(1).mean(1)]) for one in inputs)
-        frozen, _ = remove_channels(model, graph, [Removal(number, torch.tensor([0]), means)])
-        with torch.no_grad():
-            hooks = [
-                model.get_submodule(place.name).register_forward_pre_hook(constant(place.entries(torch.tensor([0])).flatten(), mean[0]))
-                for place, mean in zip(group.consumers, means, strict=True)
-            ]
-            expected = output(model)
-            [hook.remove() for hook in hooks]
-        assert (output(frozen) - expected).abs().max() < 1e-4 * max(1, float(expected.abs().max()))
-        assert (output(frozen) - output(model)).abs().max() > 1e-6
+        outputs = [len(model.get_parameter(f"{place.name}.weight")) for place in group.consumers]
+        able = [absorbs(model, graph, place.name) for place in group.consumers]
+        left = tuple(can * torch.randn(1, n, generator=torch.Generator().manual_seed(n)) for n, can in zip(outputs, able, strict=True))
+        nothing, _ = remove_channels(model, graph, [Removal(number, torch.tensor([0]))])
+        expected = with_added(nothing, graph, number, left)
+        folded, _ = remove_channels(model, graph, [Removal(number, torch.tensor([0]), left)])
+        assert (output(folded) - expected).abs().max() < 1e-4 * max(1, float(expected.abs().max()))
+        assert (output(folded) - output(nothing)).abs().max() > 1e-6
 
 
-def consumed(model: nn.Module, graph: ChannelGraph, number: int) -> list[Tensor]:
-    """What the group's consumers read of its channel 0, [B, columns, ...] each."""
-    found: list[Tensor] = []
+def with_added(model: nn.Module, graph: ChannelGraph, number: int, left: tuple[Tensor, ...]) -> Tensor:
+    """The model's output when constants are added to its consumers' outputs; rows of the group that lost channel 0 have lost theirs."""
 
-    def note(entries: Tensor) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        return lambda _, inputs: found.append(inputs[0][:, entries])
+    def adding(constant: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        return lambda _, inputs, written: written + constant[-written.shape[1] :].view(1, -1, *[1] * (written.dim() - 2))
 
     hooks = [
-        model.get_submodule(place.name).register_forward_pre_hook(note(place.entries(torch.tensor([0])).flatten()))
-        for place in graph.groups[number].consumers
+        model.get_submodule(place.name).register_forward_hook(adding(constant[0]))
+        for place, constant in zip(graph.groups[number].consumers, left, strict=True)
     ]
-    with torch.no_grad():
-        model(images())
+    expected = output(model)
     [hook.remove() for hook in hooks]
-    return found
-
-
-def constant(entries: Tensor, mean: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    def hook(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        x = inputs[0].clone()
-        x[:, entries] = mean.view(1, -1, *[1] * (x.dim() - 2))
-        return (x,)
-
-    return hook
+    return expected
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -235,7 +218,7 @@ def test_what_does_not_fit_is_refused_with_value_limit_and_remedy() -> None:
         "channel 1 comes 2 times": [good, good],
         "channel group is 9; the graph has groups 0 to": [replace(good, group=9)],
         "3 of 4 channels would leave fewer than 2; remove fewer": [replace(good, channels=torch.tensor([0, 1, 2]))],
-        r"give \[\(1, 1\), \(1, 1\), \(1, 1\)\], one per consumer, or none": [replace(good, means=(torch.zeros(1, 1),))],
+        r"has shapes \[\(1, 1\)\]; give \[\(1, 5\), \(1, 3\), \(1, 4\)\], one per consumer": [replace(good, left=(torch.zeros(1, 1),))],
     }
     for message, removals in bad.items():
         with pytest.raises(ValueError, match=message):
@@ -243,6 +226,6 @@ def test_what_does_not_fit_is_refused_with_value_limit_and_remedy() -> None:
     unable = next(place.name for place in graph.groups[0].consumers if place.name == "expand")
     model.expand_norm = nn.BatchNorm2d(5, track_running_stats=False)
     assert not absorbs(model, graph, unable)
-    means = tuple(torch.ones(1, place.columns) for place in graph.groups[0].consumers)
-    with pytest.raises(ValueError, match="expand has neither a bias nor a batch norm behind it to take up a mean; leave the means out"):
-        remove_channels(model, graph, [replace(good, means=means)])
+    left = tuple(torch.ones(1, len(model.get_parameter(f"{place.name}.weight"))) for place in graph.groups[0].consumers)
+    with pytest.raises(ValueError, match="expand has neither a bias nor a batch norm behind it to take up a constant; leave nothing there"):
+        remove_channels(model, graph, [replace(good, left=left)])
