@@ -23,7 +23,8 @@ class GrowthConfig:
     ``learning_rate`` is the peak of one schedule over all stages.
     With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
     schedule.  With ``planned_widths``, the widths after each round, rounds follow that plan by exact twins (``growth.twins``) and score
-    nothing.  ValueError for a value out of range.
+    nothing.  With ``slimming``, the strength of an L1 penalty on the norms' scales until the last round, rounds remove the channels of
+    smallest scales down to their limits (``growth.slimming``); neither is rolled back.  ValueError for a value out of range.
     """
 
     limit: float
@@ -47,6 +48,7 @@ class GrowthConfig:
     seed: int = 0
     compute_limit_macs: int | None = None
     planned_widths: Sequence[Sequence[int]] | None = None
+    slimming: float | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -65,12 +67,15 @@ class GrowthConfig:
             ("fresh_samples", 2, 10**9),
             ("max_fresh_samples", 2 * self.fresh_samples, 10**9),
             ("seed", 0, 2**63 - 1),
+            *([("slimming", 0, 1)] if self.slimming is not None else []),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
         if self.schedule not in ("one_cycle", "cosine"):
             raise ValueError(f"schedule is {self.schedule!r}; choose one_cycle or cosine")
+        if self.slimming is not None and self.planned_widths is not None:
+            raise ValueError("slimming and planned_widths both say what rounds do; give one of them")
         if self.step_rule not in ("fixed", "line_search"):
             raise ValueError(f"step_rule is {self.step_rule!r}; choose fixed or line_search")
 

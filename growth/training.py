@@ -19,6 +19,7 @@ from torch.optim import SGD
 from torch.utils.data import Dataset, TensorDataset
 
 from growth.config import GrowthConfig, Schedule
+from growth.fitting import NORMS
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], classes [B]
 Samples = Dataset[tuple[Tensor, int]]  # map-style: has __len__ and __getitem__
@@ -82,10 +83,11 @@ class Learner:
             if (momentum := tensors.get(f"momentum.{name}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
 
-    def step(self, batch: Batch, learning_rate: float, number: int, highest: float = math.inf) -> tuple[float, float]:
+    def step(self, batch: Batch, learning_rate: float, number: int, highest: float = math.inf, penalty: float = 0.0) -> tuple[float, float]:
         """One step of gradient descent; the batch's loss and accuracy before it.
 
-        NotANumber, and no step, if the loss is not finite or above ``highest``.
+        ``penalty`` is the strength of an L1 penalty on the scales of norms; the loss leaves it out.  NotANumber, and no step, if the loss
+        is not finite or above ``highest``.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -101,8 +103,18 @@ class Learner:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if penalty:
+            penalise(self.model, penalty)
         self.optimizer.step()
         return value, (scores.detach().argmax(1) == classes).float().mean().item()
+
+
+@torch.no_grad()
+def penalise(model: nn.Module, strength: float) -> None:
+    """Add the subgradient of ``strength`` times the sum of all |gamma| to the gradients."""
+    for module in model.modules():
+        if isinstance(module, NORMS) and module.weight is not None and module.weight.grad is not None:
+            module.weight.grad.add_(module.weight.sign(), alpha=strength)
 
 
 def learning_rate(schedule: Schedule, peak: float, progress: float) -> float:
