@@ -20,6 +20,7 @@ class GrowthConfig:
     ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.  ``max_growth`` bounds each group's width in units of
     its seed width.  A search uses ``scoring_samples`` training images to find candidates, ``fresh_samples`` others to rank them and as
     many again to judge the best; while the gain is not reliable the fresh images are doubled, up to ``max_fresh_samples`` in all.
+    With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
     ``learning_rate`` is the peak of one schedule over all stages.
     With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
     schedule.  With ``planned_widths``, the widths after each round, rounds follow that plan by exact twins (``growth.twins``) and score
@@ -49,6 +50,7 @@ class GrowthConfig:
     compute_limit_macs: int | None = None
     planned_widths: Sequence[Sequence[int]] | None = None
     slimming: float | None = None
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (

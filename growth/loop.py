@@ -34,8 +34,9 @@ from growth.groups import find_groups
 from growth.networks import build
 from growth.operators import Candidates
 from growth.optimizer import carry
-from growth.removal import remove_channels
+from growth.removal import Removal, remove_channels
 from growth.search import Search, check_names, draw_sizes, macs, most_grown_macs, most_macs
+from growth.shrinking import LEFT_PASSES, left_behind
 from growth.slimming import scales, slimmest
 from growth.surgery import ChannelMap, add_channels
 from growth.training import (
@@ -151,7 +152,7 @@ class Growth:
         self.charged_macs += search.spent_macs
         self._proposal = choice.proposal(number, room, self._cost(), loss_before, config.split_step)
         if choice.taken:
-            self._add(choice.taken, choice.judging.batches)
+            self._add(choice.taken, choice.removed, choice.judging.batches)
         return Scored(number, time.monotonic() - started, self._proposal)
 
     def _follow_plan(self, number: int) -> Scored:
@@ -196,10 +197,15 @@ class Growth:
         self._grow_into(*remove_channels(self.model, self.graph, slimmest(self.model, self.graph, self.cost_model, limit)))
         return "slimmed"
 
-    def _add(self, chosen: Sequence[Candidates], judging: Sequence[Batch]) -> None:
-        """Add channels, carrying momentum; note the change of the loss on the judging images."""
+    def _add(self, chosen: Sequence[Candidates], removals: Sequence[Removal], judging: Sequence[Batch]) -> None:
+        """Add channels and remove others, carrying momentum; note the change of the loss on the judging images."""
         self._parent, before = self.learner, self._judge(judging)
         self._grow_into(*add_channels(self.model, self.graph, [one.offspring for one in chosen]))
+        if removals:  # channels keep their numbers when others are appended
+            self.charged_macs += LEFT_PASSES * self.macs * sum(len(classes) for _, classes in judging)
+            left = left_behind(self.model, self.graph, judging)
+            now = [replace(one, left=tuple(each[one.channels] for each in left[one.group])) for one in removals]
+            self._grow_into(*remove_channels(self.model, self.graph, now))
         try:
             change = self._judge(judging).loss - before.loss
         except NotANumber as error:
@@ -285,7 +291,8 @@ class Growth:
         if self._planned:
             return True  # no dearer than the run that a plan was taken from; and slimming is what keeps the limit
         grown, train, config = most_grown_macs(self.graph, self.config), self.data.train, self.config
-        judging = (self.macs + grown) * max(draw_sizes(train, config))  # before and after growing
+        passes = LEFT_PASSES if config.shrink else 0
+        judging = (self.macs + (1 + passes) * grown) * max(draw_sizes(train, config))  # before, while and after growing
         checks = 2 * self._check_macs() + grown * (config.scoring_samples + size(self.data.selection))
         return self._affords(most_macs(self.model, self.graph, train, config) + judging + checks)
 

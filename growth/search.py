@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from costs.model import Macs
-from growth import rounds
+from growth import rounds, shrinking
 from growth.choosing import Choice, Room, choose, everything, summary, take
 from growth.config import GrowthConfig
 from growth.groups import ChannelGraph
@@ -20,6 +20,7 @@ from growth.pointwise import Softplus
 from growth.reliability import FreshSample, measure
 from growth.scorers import SCORERS
 from growth.scorers.base import parents
+from growth.shrinking import departures
 from growth.training import Batch, Samples, seeded, size
 
 RANKS_FOR_OTHERS = "split"  # the operator whose candidates rank channels for those that claim no gain
@@ -36,6 +37,10 @@ def check_names(config: GrowthConfig) -> None:
     silent = [name for name in config.operators if not OPERATORS[name].claims_gain]
     if silent and len(config.operators) > 1:
         raise ValueError(f"{silent[0]} claims no gain, so it can't be ranked among {list(config.operators)}; name it alone")
+    if config.shrink and (silent or not SCORERS[config.scorer].claims_gain or config.step_rule != "fixed"):
+        raise ValueError(
+            "shrink weighs removals against gains at a fixed step; use a scorer and operators that claim a gain, and step_rule fixed"
+        )
     seeing = [name for name in config.operators if not OPERATORS[name].uses_scores]
     if seeing and not SCORERS[config.scorer].claims_gain:
         raise ValueError(f"{seeing[0]} ranks by the loss, the scorer {config.scorer} by chance; use another scorer, or split")
@@ -94,8 +99,11 @@ class Search:
         self, evidence: Evidence, candidates: Sequence[Candidates], operators: Sequence[str], batches: Sequence[Batch]
     ) -> FreshSample:
         passes = sum(OPERATORS[name].passes(fan_in(self.model, self.graph)).fresh for name in operators)
-        self.spent_macs += macs(self.graph) * passes * images(batches)
-        return measure(evidence, candidates, batches)
+        self.spent_macs += macs(self.graph) * (passes + removal_passes(self.graph, self.config)) * images(batches)
+        fresh = measure(evidence, candidates, batches)
+        if not self.config.shrink:
+            return fresh
+        return replace(fresh, departures=departures(self.model, self.graph, batches, evidence.loss))
 
     def _filled(self, evidence: Evidence, choice: Choice) -> Choice:
         """The widths that were chosen, with what the operator that claims no gain proposes for the same parents."""
@@ -139,7 +147,7 @@ def most_macs(model: nn.Module, graph: ChannelGraph, data: Samples, config: Grow
     taking_part = [OPERATORS[name].passes(weights) for name in dict.fromkeys((*operators, *config.operators))]
     scoring = scorer_passes(config, weights) if uses_scores(config) else 0
     scoring += sum(passes.scoring for passes in taking_part)
-    fresh = sum(passes.fresh for passes in taking_part)
+    fresh = sum(passes.fresh for passes in taking_part) + removal_passes(graph, config)
     spent = macs(graph) * (scoring * config.scoring_samples + fresh * (sum(draws) + max(draws)))
     if config.step_rule == "line_search":
         spent += (macs(graph) + len(SCALES) * most_grown_macs(graph, config)) * config.scoring_samples
@@ -156,6 +164,11 @@ def scorer_passes(config: GrowthConfig, fan_in: int) -> int:
     """Compute charged per scoring image, in units of the network's MACs: 3 to prepare, 2 per product S v, all for all groups."""
     products = SCORERS[config.scorer].products(fan_in)
     return 3 + 2 * products if products else 0
+
+
+def removal_passes(graph: ChannelGraph, config: GrowthConfig) -> int:
+    """Compute charged per fresh image, in units of the network's MACs, to find out what removals cost."""
+    return shrinking.passes(graph.steps[graph.output].shape[1]) if config.shrink else 0
 
 
 def fan_in(model: nn.Module, graph: ChannelGraph) -> int:

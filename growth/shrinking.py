@@ -35,6 +35,8 @@ from growth.splitting import Batch, Loss
 from growth.tracing import evaluating
 
 Floats = NDArray[np.float64]
+LEFT_PASSES = 2  # compute charged per image for ``left_behind``: forward, and a gradient of one output per consumer
+REMOVABLE = 0.25  # of a group in one round that also adds: predictions are for channels that go alone
 Seen = dict[str, tuple[Tensor, Tensor]]  # by consumer: what it reads and writes, or the slopes there, [B, channels, ...]
 Left = tuple[Tensor, ...]  # per consumer [C, outputs]: what a channel adds to its output on average
 
@@ -54,13 +56,53 @@ class Departures:
     def removal(self, group: int, channels: Tensor) -> Removal:
         return Removal(group, channels, tuple(left[channels.to(left.device)] for left in self.left[group]))
 
-    def prediction(self, removals: Sequence[Removal]) -> Prediction:
-        """Of the change by all of these: the sum of what each does alone, so channels that stand in for each other go too cheaply."""
+    def joined(self, other: Departures) -> Departures:
+        """Measured on the batches of both; what is left, on these."""
+        changes = [np.concatenate(both) for both in zip(self.changes, other.changes, strict=True)]
+        return replace(self, changes=changes, images=np.concatenate([self.images, other.images]))
+
+    def total(self, removals: Sequence[Removal]) -> Floats:
+        """The change by all of these, [batches]: the sum of what each does alone, so those that stand in for each other go too cheaply."""
         total = np.zeros(len(self.images))
         for removal in removals:
             total += self.changes[removal.group][:, removal.channels.numpy()].sum(axis=1)
-        change, error = mean_and_error(total, self.images)
+        return total
+
+    def prediction(self, removals: Sequence[Removal]) -> Prediction:
+        change, error = mean_and_error(self.total(removals), self.images)
         return Prediction(float(change), float(error))
+
+    def leaving(self, keeps: Sequence[Keep], widths: Sequence[int]) -> list[Removal]:
+        """What goes for groups to have no more than these widths."""
+        gone = [keep.beyond(width) for keep, width in zip(keeps, widths, strict=True)]
+        return [self.removal(group, channels) for group, channels in enumerate(gone) if len(channels)]
+
+    def keeps(self, floors: Sequence[int]) -> list[Keep]:
+        """By group, what keeping channels is worth, for widths from ``floors`` up."""
+        losses = [np.maximum(change, error) for change, error in self.each()]
+        return [Keep.of(one, floor) for one, floor in zip(losses, floors, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What one group loses least by: ``order`` has its channels, the dearest to lose first, and ``totals[n]`` is the loss (nats) that is
+    avoided where ``floor + n`` of them stay instead of ``floor``.
+
+    A channel counts at least its standard error: none goes that is not in the way only because it may do harm.
+    """
+
+    order: NDArray[np.int64]
+    totals: Floats
+    floor: int
+
+    @classmethod
+    def of(cls, losses: Floats, floor: int) -> Keep:
+        order = np.argsort(-losses, kind="stable")
+        return cls(order, np.concatenate([[0.0], np.cumsum(losses[order][floor:])]), floor)
+
+    def beyond(self, width: int) -> Tensor:
+        """The channels that go where this many stay, in channel order."""
+        return torch.from_numpy(np.sort(self.order[width:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +116,7 @@ class Shrinkage:
 
 def departures(model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], loss: Loss) -> Departures:
     """Measured on at least two batches, in eval mode.  ``loss`` takes scores [B, classes].  FloatingPointError if one is not finite."""
-    left = _left(model, graph, batches)
+    left = left_behind(model, graph, batches)
     rows = [_changes(model, graph, batch, left, loss) for batch in batches]
     changes = [np.stack(group) for group in zip(*rows, strict=True)]
     for number, group in enumerate(changes):
@@ -86,31 +128,29 @@ def departures(model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], 
 
 def passes(classes: int) -> int:
     """Compute charged per image for ``departures``, in units of the network's MACs."""
-    return 2 + classes
+    return LEFT_PASSES + 1 + classes
+
+
+def floors(widths: Sequence[int]) -> list[int]:
+    """How narrow one round that also adds may make each group."""
+    return [max(min(width, MIN_WIDTH), width - int(REMOVABLE * width)) for width in widths]
 
 
 def choose_removals(found: Departures, wiring: Wiring, cost_model: CostModel, limit: float) -> Shrinkage:
     """The channels that cost least to lose, for a network of at most ``limit``; every width stays at ``MIN_WIDTH`` or more.
 
-    Selection starts from the narrowest network and adds the loss that is avoided back, so steps of the cost are seen as they are.  A
-    channel counts at least its standard error: none goes that is not in the way only because it may do harm.
+    Selection starts from the narrowest network and adds the loss that is avoided back, so steps of the cost are seen as they are.
     ValueError if even the narrowest network costs more.
     """
-    losses = [np.maximum(change, error) for change, error in found.each()]
-    orders = [np.argsort(-one, kind="stable") for one in losses]  # the dearest to lose first
-    floors = [min(width, MIN_WIDTH) for width in wiring.widths]
-    totals = [np.concatenate([[0.0], np.cumsum(one[order][floor:])]) for one, order, floor in zip(losses, orders, floors, strict=True)]
-    selection = select(totals, replace(wiring, widths=tuple(floors)), cost_model, limit)
-    removals = [
-        found.removal(group, torch.from_numpy(np.sort(order[width:])))
-        for group, (order, width) in enumerate(zip(orders, selection.widths, strict=True))
-        if width < len(order)
-    ]
+    keeps = found.keeps([min(width, MIN_WIDTH) for width in wiring.widths])
+    narrowest = replace(wiring, widths=tuple(keep.floor for keep in keeps))
+    selection = select([keep.totals for keep in keeps], narrowest, cost_model, limit)
+    removals = found.leaving(keeps, selection.widths)
     return Shrinkage(removals, found.prediction(removals), selection.gap)
 
 
-def _left(model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch]) -> list[Left]:
-    """By group; zero where a consumer has no place to keep it."""
+def left_behind(model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch]) -> list[Left]:
+    """What every channel adds to its consumers on average, by group; zero where a consumer has no place to keep it."""
     images = sum(len(classes) for _, classes in batches)
     patches = dict.fromkeys(_consumers(graph), torch.zeros(()))
     for x, _ in batches:
