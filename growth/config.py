@@ -23,12 +23,14 @@ class GrowthConfig:
     ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.  ``max_growth`` bounds each group's width in units of
     its seed width.  A search uses ``scoring_samples`` training images to find candidates, ``fresh_samples`` others to rank them and as
     many again to judge the best; while the gain is not reliable the fresh images are doubled, up to ``max_fresh_samples`` in all.
+    With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
     ``learning_rate`` is the peak of one schedule over all stages.  ``distillation`` is the part of the loss, after growing and until the
     round is over, that is the cross-entropy against the parent's class probabilities instead of the classes.  Training steps compute
     in ``precision`` (weights and all that is judged stay in float32), in ``memory_format``, and ``compiled`` by torch; scores do not.
     With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
     schedule.  With ``planned_widths``, the widths after each round, rounds follow that plan by exact twins (``growth.twins``) and score
-    nothing.  ValueError for a value out of range.
+    nothing.  With ``slimming``, the strength of an L1 penalty on the norms' scales until the last round, rounds remove the channels of
+    smallest scales down to their limits (``growth.slimming``); neither is rolled back.  ValueError for a value out of range.
     """
 
     limit: float
@@ -56,6 +58,8 @@ class GrowthConfig:
     seed: int = 0
     compute_limit_macs: int | None = None
     planned_widths: Sequence[Sequence[int]] | None = None
+    slimming: float | None = None
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -75,6 +79,7 @@ class GrowthConfig:
             ("fresh_samples", 2, 10**9),
             ("max_fresh_samples", 2 * self.fresh_samples, 10**9),
             ("seed", 0, 2**63 - 1),
+            *([("slimming", 0, 1)] if self.slimming is not None else []),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -85,6 +90,8 @@ class GrowthConfig:
         for name, literal in choices.items():
             if getattr(self, name) not in get_args(literal):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(literal))}")
+        if self.slimming is not None and self.planned_widths is not None:
+            raise ValueError("slimming and planned_widths both say what rounds do; give one of them")
 
     @property
     def growth_steps(self) -> int:

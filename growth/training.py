@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from growth import distributed
 from growth.config import GrowthConfig, Schedule
+from growth.fitting import NORMS
 from growth.tracing import evaluating
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], classes [B]
@@ -98,11 +99,18 @@ class Learner:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
 
     def step(
-        self, batch: Batch, learning_rate: float, number: int, highest: float = math.inf, teacher: nn.Module | None = None
+        self,
+        batch: Batch,
+        learning_rate: float,
+        number: int,
+        highest: float = math.inf,
+        teacher: nn.Module | None = None,
+        penalty: float = 0.0,
     ) -> tuple[float, float]:
         """One step of gradient descent; the batch's loss and accuracy before it.  ``batch`` is this process's share of it.
 
-        NotANumber, and no step, if the loss is not finite or above ``highest``.
+        ``penalty`` is the strength of an L1 penalty on the scales of norms; the loss leaves it out.  NotANumber, and no step, if the loss
+        is not finite or above ``highest``.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -123,6 +131,8 @@ class Learner:
             loss = torch.lerp(loss, cross_entropy(scores, self._taught(teacher, images).to(scores.dtype)), self.config.distillation)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if penalty:
+            penalise(self.model, penalty)
         self.optimizer.step()
         _average_statistics(self.model)
         return value, accuracy
@@ -136,6 +146,14 @@ class Learner:
         with evaluating(teacher), self._precision(images):
             scores: Tensor = teacher(images)
         return scores.float().softmax(1)
+
+
+@torch.no_grad()
+def penalise(model: nn.Module, strength: float) -> None:
+    """Add the subgradient of ``strength`` times the sum of all |gamma| to the gradients."""
+    for module in model.modules():
+        if isinstance(module, NORMS) and module.weight is not None and module.weight.grad is not None:
+            module.weight.grad.add_(module.weight.sign(), alpha=strength)
 
 
 def learning_rate(schedule: Schedule, peak: float, progress: float) -> float:

@@ -18,7 +18,7 @@ DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "i
 SCORERS = ("splitting", "rayleigh", "exact", "random")
 OPERATORS = ("split", "signed", "twins", "zero_output", "firefly", "gradmax")
 NO_GAIN_CLAIMED = ("twins", "zero_output")
-ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone"]
+ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone", "slimming"]
 FinalName = Literal["inherit", "retrain", "both"]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -205,6 +205,12 @@ class JobSpec(_Spec):
     def _controls_once(self) -> JobSpec:
         if len(set(self.controls)) != len(self.controls):
             raise ValueError("a control is named twice; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _norms_to_slim_by(self) -> JobSpec:
+        if "slimming" in self.controls and not self.network.norm:
+            raise ValueError("the control slimming prunes by the scales of batch norms; give the network norms, or leave this control out")
         return self
 
 

@@ -493,3 +493,73 @@ def test_a_model_of_ones_own_grows(validation: DataLoader[Any] | None) -> None:
     assert growing.growth.graph.wiring.widths == closed[-1].widths_after
     with pytest.raises(ValueError, match="not built from a network family"):
         growing.growth.save(Path("nowhere"))
+
+
+# Rounds that also remove
+
+
+AS_DEAR = float(Macs().network(replace(SEED, widths=(12, 4)).wiring().shapes()).value)
+TIGHT = replace(CONFIG, limit=AS_DEAR, rounds=1, operators=("firefly",), scoring_samples=24)
+
+
+def top_heavy(**changes: Any) -> Growth:
+    """As dear as its limit, with 4 of 12 channels that hardly anything reads."""
+    network = replace(SEED, widths=(12, 4))
+    model = build(network, seeded(0, "weights"))
+    with torch.no_grad():
+        model.get_parameter("blocks.1.conv.conv.weight")[:, 8:] *= 1e-3
+    return Growth(model, network, DATA, Macs(), replace(TIGHT, **changes))
+
+
+def test_widths_flow_from_where_they_do_not_pay_to_where_they_do() -> None:
+    stuck, flowing = top_heavy(), top_heavy(shrink=True)
+    for growth in (stuck, flowing):
+        list(growth.events())
+    assert (stuck.rounds[0].outcome, stuck.network.widths) == ("budget", (12, 4))
+    (closed,) = flowing.rounds
+    assert (closed.outcome, closed.rolled_back) == ("grown", False)
+    assert closed.channels_added[0] < 0 < closed.channels_added[1]
+    assert closed.widths_after == (12 + closed.channels_added[0], 4 + closed.channels_added[1]) == flowing.network.widths
+    assert closed.cost_after.value <= TIGHT.limit
+    assert closed.added_by == {"firefly": closed.channels_added[1], "removal": closed.channels_added[0]}
+    assert closed.reason.endswith(f"; removed {-closed.channels_added[0]} to make room")
+    assert closed.predicted_change < 0
+    assert closed.change_at_growth == pytest.approx(closed.predicted_change, rel=0.5)
+
+
+def test_a_flow_that_makes_things_worse_is_rolled_back_whole() -> None:
+    growth = top_heavy(shrink=True)
+    growth.data = replace(growth.data, selection=MISLEADING.selection)
+    list(growth.events())
+    assert growth.rounds[0].rolled_back
+    assert growth.network.widths == (12, 4)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 7, 9])  # before the round, at it, within, at its check, after
+def test_a_run_stopped_in_a_round_that_removes_goes_on_as_if_it_had_not(stop: int, tmp_path: Path) -> None:
+    whole, cut = top_heavy(shrink=True), top_heavy(shrink=True)
+    list(whole.events())
+    assert "removal" in whole.rounds[0].added_by
+    for number, _ in enumerate(cut.events(), 1):
+        if number == stop:
+            cut.save(tmp_path / "cut.safetensors")
+            break
+    resumed = Growth.resume(tmp_path / "cut.safetensors", DATA, Macs())
+    list(resumed.events())
+    assert_same(final(resumed, tmp_path), final(whole, tmp_path))
+
+
+def test_removals_are_charged_and_kept_within_a_compute_limit() -> None:
+    free = [top_heavy(shrink=shrink) for shrink in (False, True)]
+    for growth in free:
+        list(growth.events())
+    assert free[1].charged_macs > free[0].charged_macs
+    limited = top_heavy(shrink=True, compute_limit_macs=free[1].charged_macs)
+    list(limited.events())
+    assert limited.charged_macs <= free[1].charged_macs
+
+
+def test_shrinking_goes_only_with_what_claims_a_gain() -> None:
+    for changes in ({"scorer": "random", "operators": ("split",)}, {"operators": ("twins",)}, {"step_rule": "line_search"}):
+        with pytest.raises(ValueError, match="shrink weighs removals against gains"):
+            start(shrink=True, **changes)
