@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from costs.model import Cost, CostModel
+from costs.model import Budget, Cost
 from costs.shapes import Wiring
 from growth.events import Outcome, Proposal
 from growth.operators.base import Candidates
@@ -19,17 +19,20 @@ from growth.selection import select
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How far a round may grow: what it may cost, and the ``largest`` width of each group."""
+    """How far a round may grow: what it may cost, and the ``largest`` width of each group.
+
+    New widths are multiples of ``multiple_of``.
+    """
 
     wiring: Wiring
-    cost_model: CostModel
-    limit: float
+    budgets: Sequence[Budget]
     largest: Sequence[int]
+    multiple_of: int = 1
 
     def pick(self, candidates: Sequence[Candidates]) -> tuple[list[Pick], float]:
         """Those of largest total gain that fit, and the optimality gap that was proven."""
         groups = menus(candidates, self.wiring.widths, self.largest)
-        selection = select([menu.totals for menu in groups], self.wiring, self.cost_model, self.limit)
+        selection = select([menu.totals for menu in groups], self.wiring, self.budgets, multiple_of=self.multiple_of)
         return [pick for menu, count in zip(groups, selection.counts, strict=True) for pick in menu.chosen(count)], selection.gap
 
     def obstacle(self, candidates: Sequence[Candidates]) -> tuple[Outcome, str]:
@@ -40,7 +43,8 @@ class Room:
         for one in useful:
             group = one.offspring.group
             if self.wiring.widths[group] + one.offspring.added <= self.largest[group]:
-                return "budget", f"nothing that gains fits the round's limit of {self.limit:.6g} {self.cost_model.unit}"
+                limits = " and ".join(f"{budget.limit:.6g} {budget.cost_model.unit}" for budget in self.budgets)
+                return "budget", f"nothing that gains fits the round's limit of {limits}"
         return "widest", "every group that would gain is as wide as max_growth allows"
 
 
@@ -76,7 +80,7 @@ class Choice:
             channels_added=channels_added(self.taken, len(room.largest)),
             added_by=added_by(self.taken),
             cost_before=cost_before,
-            limit=room.limit,
+            limit=room.budgets[0].limit,
             split_step=self.scale * split_step,
             predicted_change=self.predicted.change,
             predicted_error=self.predicted.error,

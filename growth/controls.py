@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from costs.families import Network, largest_widths
-from costs.model import CostModel, Macs
+from costs.model import Budget, CostModel, Macs
 from costs.shapes import Wiring
 from costs.table import NoCost
 from growth.config import GrowthConfig
@@ -86,7 +86,7 @@ def cost_only_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig
     most, seed_cost = largest_widths(wiring.widths, config.max_growth), cost_model.network(wiring.shapes()).value
     for number in range(1, config.rounds + 1):
         alike = [np.arange(min(width, top - width) + 1.0) for width, top in zip(wiring.widths, most, strict=True)]
-        chosen = select(alike, wiring, cost_model, round_limit(seed_cost, config, number))
+        chosen = select(alike, wiring, Budget(cost_model, round_limit(seed_cost, config, number)))
         wiring = replace(wiring, widths=chosen.widths)
     return wiring.widths
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costs.families import Network
-from costs.model import Macs
+from costs.model import Budget, Macs
 from growth.choosing import Choice, Room, choose, ranked, take
 from growth.offspring import Offspring
 from growth.operators import Candidates
@@ -21,7 +21,7 @@ from growth.reliability import FreshSample
 
 WIRING = Network("plain", (4, 4), 8, 1, 3).wiring()
 SEED_MACS = Macs().network(WIRING.shapes()).value
-ROOM = Room(WIRING, Macs(), 2 * SEED_MACS, (16, 16))
+ROOM = Room(WIRING, [Budget(Macs(), 2 * SEED_MACS)], (16, 16))
 FITTED = [np.array([-4.0, -3.0, -2.0, -1.0]), np.array([-2.0, -2.5, -1.5, -0.5])]
 
 
@@ -120,7 +120,7 @@ def test_reasons_to_add_nothing() -> None:
     good, bad = sample(FITTED, 0.0, 0), sample([np.ones(4), np.ones(4)], 0.0, 0)
     cases: list[tuple[FreshSample, Room, str, str]] = [
         (bad, ROOM, "no_gain", "nothing that could be added is predicted to lower the loss"),
-        (good, replace(ROOM, limit=SEED_MACS), "budget", f"nothing that gains fits the round's limit of {SEED_MACS:.6g} MACs"),
+        (good, replace(ROOM, budgets=[Budget(Macs(), SEED_MACS)]), "budget", f"nothing that gains fits the round's limit of {SEED_MACS:.6g} MACs"),
         (good, replace(ROOM, largest=(4, 4)), "widest", "every group that would gain is as wide as max_growth allows"),
     ]
     for fresh, room, outcome, reason in cases:
@@ -151,7 +151,7 @@ def test_all_operators_share_one_ranking_and_a_parent_grows_once() -> None:
         for one in twice
     ]
     fresh = FreshSample(sample(FITTED, 0.0, 0).batches, [np.repeat(-one.gain.numpy()[None], 8, 0) for one in (*split, *pairs)])
-    choice = choose([*split, *pairs], 64, lambda _: fresh, 2, replace(ROOM, limit=1e9))
+    choice = choose([*split, *pairs], 64, lambda _: fresh, 2, replace(ROOM, budgets=[Budget(Macs(), 1e9)]))
     assert {one.operator: one.offspring.parents.tolist() for one in choice.taken if one.offspring.group == 0} == {
         "pair": [0], "split": [1, 2, 3],
     }  # fmt: skip

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costs.families import Network, default_widths
-from costs.model import Cost, CostModel, Macs, Parameters
+from costs.model import Budget, Cost, CostModel, Macs, Parameters
 from costs.shapes import LayerShape, Unit, Wiring
 from costs.table import NoCost
-from growth.selection import MAX_CHOICES, Selection, select
+from growth.selection import METHODS, Selection, select
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def brute_force(
 def best(gains: Sequence[np.ndarray], wiring: Wiring, cost_model: CostModel, limit: float, most: Sequence[int]) -> Selection:
     """Each group adds one channel for each of its best channels that gain something, up to a width."""
     useful = [np.sort(gain[gain > 0])[::-1][: top - width] for gain, width, top in zip(gains, wiring.widths, most, strict=True)]
-    return select([np.concatenate([[0.0], np.cumsum(gain)]) for gain in useful], wiring, cost_model, limit)
+    return select([np.concatenate([[0.0], np.cumsum(gain)]) for gain in useful], wiring, Budget(cost_model, limit))
 
 
 def check(gains: Sequence[np.ndarray], wiring: Wiring, cost_model: CostModel, limit: float, most: Sequence[int]) -> Selection:
@@ -163,8 +163,8 @@ def test_a_network_above_the_limit_is_refused_with_value_and_limit() -> None:
 def test_a_number_that_gains_no_more_than_a_smaller_one_is_no_candidate() -> None:
     """Even where it would be cheaper: there is nothing to add so many channels with."""
     wiring, pairs = chain(6), np.array([0.0, 0.0, 2.0, 2.0, 3.0])
-    assert select([pairs], wiring, Parameters(), Parameters().network(wiring.shapes((9,))).value).counts == (2,)
-    assert select([pairs], wiring, Parameters(), Parameters().network(wiring.shapes((7,))).value).counts == (0,)
+    assert select([pairs], wiring, Budget(Parameters(), Parameters().network(wiring.shapes((9,))).value)).counts == (2,)
+    assert select([pairs], wiring, Budget(Parameters(), Parameters().network(wiring.shapes((7,))).value)).counts == (0,)
 
 
 def test_a_present_network_without_a_cost_is_refused() -> None:
@@ -190,11 +190,3 @@ def test_whole_families_are_solved(family: Literal["mobilenet_v1", "mobilenet_v2
     assert chosen.cost.value <= limit
     assert chosen.gap < 1e-6
     assert chosen.gain > 0.3 * sum(float(gain.sum()) for gain in gains)
-
-
-def test_thinning_wide_groups_costs_little() -> None:
-    """One group of 60 channels leaves 61 widths, of which some go to the solver: the result lies within 2 % of the best."""
-    wiring, gains = chain(60), [np.random.default_rng(1).lognormal(size=60)]
-    limit = Macs().network(wiring.shapes((87,))).value
-    assert len(gains[0]) > MAX_CHOICES
-    assert best(gains, wiring, Macs(), limit, [120]).gain > 0.98 * np.sort(gains[0])[::-1][:27].sum()
