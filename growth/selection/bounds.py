@@ -1,18 +1,23 @@
 """Upper bounds on the gain within the limits, for all choices and for each candidate: Lagrangian relaxation, solved by messages.
 
-With a price ``mu`` per budget instead of a limit, the best choice is a sum over groups and pairs, which messages along the pairs solve:
-exactly on a forest (dynamic programming), and as a bound on any graph (sequential reweighted messages, Kolmogorov 2006, "Convergent
-tree-reweighted message passing").  For any prices and any messages
+With a price ``mu`` per budget instead of a limit, a choice is worth a sum over groups and pairs,
 
-    best gain  <=  sum_g max belief_g  +  sum_(g,h) max slack_gh  +  mu . room
+    sum_g own_g + sum_(g,h) pair_gh + mu . room      with own_g = gain_g - mu . unary_g and pair_gh = - mu . cost_gh
 
-with belief_g = gain_g - mu . unary_g + messages into g, and slack_gh = - mu . pair_gh - both messages along the pair.
+whose maximum bounds the best gain for any mu.  The belief of a group is its own worth and all messages into it.
+
+On a tree, a message is the best of all that lies behind it, and a belief the best of all with that candidate: dynamic programming.
+
+On other graphs, sequential reweighted messages (TRW-S: Kolmogorov 2006, "Convergent tree-reweighted message passing for energy
+minimization") bound the maximum by that of a sum over chains that run along an order of the groups.  A group lies on as many chains as
+it has neighbours before it, or after it, whichever is more, and shares its belief among them.  After a sweep along the order, only
+shares of groups where chains end count; and a candidate loses, of the bound before a sweep, what its belief lacks when its turn comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import linprog
@@ -23,7 +28,6 @@ from growth.selection.tree import Tree
 _PRICES = 40  # prices tried
 _SWEEPS, _LAST_SWEEPS = 3, 25  # through a graph with cycles: at each price, and at the best
 _LARGEST_PRICE = 1e4  # total gains per limit
-_ROUNDING = 1e-12
 
 Messages = dict[tuple[int, int], Floats]  # from, to: [candidates of to]
 
@@ -41,13 +45,13 @@ class Bound:
 
 def best_bound(problem: Problem, tree: Tree | None, known: Positions) -> tuple[Bound, list[Positions]]:
     """The bound at the best prices found, and all choices that the prices led to.  ``known`` is one that fits."""
-    cuts, best, messages = [_cut(problem, known)], None, None
+    cuts, best, messages = [_cut(problem, known, problem.gain_of(known), np.zeros_like(problem.room))], None, None
     choices = [known]
     for _ in range(_PRICES):
         prices, promised = _cheapest_prices(cuts)
         bound = relaxed(problem, prices, tree, messages, _SWEEPS)
         best = bound if best is None or bound.value < best.value else best
-        cut = _cut(problem, bound.choice)
+        cut = _cut(problem, bound.choice, bound.value, prices)
         if best.value <= promised + TOLERANCE or any((cut == known).all() for known in cuts):
             break
         cuts.append(cut)
@@ -65,11 +69,14 @@ def relaxed(problem: Problem, prices: Floats, tree: Tree | None, messages: Messa
     messages = graph.start() if messages is None else dict(messages)
     for _ in range(1 if tree else sweeps):
         graph.sweep(messages)
-    beliefs = [graph.belief(group, messages) for group in range(len(own))]
     constant = float(prices @ problem.room)
     if tree:
-        return Bound(float(beliefs[tree.order[0]].max()) + constant, [b + constant for b in beliefs], graph.decode(messages), prices, messages)
-    value, each = graph.loose(beliefs, messages)
+        beliefs = [graph.belief(group, messages) for group in range(len(own))]
+        value, each = float(beliefs[tree.order[0]].max()), beliefs
+    else:
+        value = graph.ends(messages)
+        beliefs = graph.sweep_back(dict(messages))
+        each = [value + belief - belief.max() for belief in beliefs]
     return Bound(value + constant, [one + constant for one in each], graph.decode(messages), prices, messages)
 
 
@@ -81,17 +88,16 @@ class _Graph:
     pairs: dict[tuple[int, int], Floats]
     order: Sequence[int]
     exact: bool  # a tree: a message then says all that lies behind it
-    _place: list[int] = None  # type: ignore[assignment]
-    _near: list[list[int]] = None  # type: ignore[assignment]
+    earlier: list[list[int]] = field(init=False)  # neighbours of each group before it in the order
+    later: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._place = [0] * len(self.own)
-        for place, group in enumerate(self.order):
-            self._place[group] = place
-        self._near = [[] for _ in self.own]
-        for g, h in self.pairs:
-            self._near[g].append(h)
-            self._near[h].append(g)
+        place = {group: at for at, group in enumerate(self.order)}
+        self.earlier, self.later = [[] for _ in self.own], [[] for _ in self.own]
+        for edge in self.pairs:
+            first, last = sorted(edge, key=place.__getitem__)
+            self.later[first].append(last)
+            self.earlier[last].append(first)
 
     def start(self) -> Messages:
         return {edge: np.zeros(len(self.own[edge[1]])) for g, h in self.pairs for edge in ((g, h), (h, g))}
@@ -100,49 +106,56 @@ class _Graph:
         return self.pairs[group, other] if group < other else self.pairs[other, group].T
 
     def belief(self, group: int, messages: Messages) -> Floats:
-        total = self.own[group].copy()
-        for other in self._near[group]:
-            total += messages[other, group]
+        total: Floats = np.sum([self.own[group], *(messages[other, group] for other in self.earlier[group] + self.later[group])], axis=0)
         return total
 
     def sweep(self, messages: Messages) -> None:
         """From the last group of the order to the first, and back."""
-        for earlier in (True, False):
-            for group in reversed(self.order) if earlier else self.order:
-                later = [(self._place[other] < self._place[group]) == earlier for other in self._near[group]]
-                weight = 1.0 if self.exact else 1 / max(1, sum(later), len(later) - sum(later))
-                share = weight * self.belief(group, messages)
-                for other, forward in zip(self._near[group], later, strict=True):
-                    if forward:
-                        messages[group, other] = ((share - messages[other, group])[:, None] + self.pair(group, other)).max(axis=0)
+        self.sweep_back(messages)
+        for group in self.order:
+            self._send(group, self.later[group], messages)
+
+    def sweep_back(self, messages: Messages) -> list[Floats]:
+        """From the last group of the order to the first; the belief of each when its turn comes."""
+        beliefs = [self.own[0]] * len(self.own)
+        for group in reversed(self.order):
+            beliefs[group] = self._send(group, self.earlier[group], messages)
+        return beliefs
+
+    def _send(self, group: int, to: list[int], messages: Messages) -> Floats:
+        """Messages from the group; its belief."""
+        belief = self.belief(group, messages)
+        share = belief if self.exact else belief / self._chains(group)
+        for other in to:
+            messages[group, other] = ((share - messages[other, group])[:, None] + self.pair(group, other)).max(axis=0)
+        return belief
+
+    def _chains(self, group: int) -> int:
+        return max(1, len(self.earlier[group]), len(self.later[group]))
+
+    def ends(self, messages: Messages) -> float:
+        """The bound after a sweep."""
+        found = 0.0
+        for group in self.order:
+            ending = 1 - len(self.later[group]) / self._chains(group)
+            found += ending * float(self.belief(group, messages).max()) if ending else 0.0
+        return found
 
     def decode(self, messages: Messages) -> Positions:
         """The best candidate of each group in order, given those before it, by what messages say of those after it."""
         choice = np.zeros(len(self.own), dtype=np.int64)
         for group in self.order:
-            score = self.own[group].copy()
-            for other in self._near[group]:
-                before = self._place[other] < self._place[group]
-                score += self.pair(group, other)[:, choice[other]] if before else messages[other, group]
-            choice[group] = score.argmax()
+            given = [self.pair(group, other)[:, choice[other]] for other in self.earlier[group]]
+            choice[group] = np.sum([self.own[group], *given, *(messages[other, group] for other in self.later[group])], axis=0).argmax()
         return choice
 
-    def loose(self, beliefs: list[Floats], messages: Messages) -> tuple[float, list[Floats]]:
-        """The sum of all maxima, and for each candidate the sum with its own parts in place of their maxima."""
-        value = sum(float(belief.max()) for belief in beliefs)
-        lost = [belief.max() - belief for belief in beliefs]
-        for g, h in self.pairs:
-            slack = self.pairs[g, h] - messages[h, g][:, None] - messages[g, h]
-            top = float(slack.max())
-            value += top
-            lost[g] += top - slack.max(axis=1)
-            lost[h] += top - slack.max(axis=0)
-        return value, [value - one for one in lost]
 
-
-def _cut(problem: Problem, choice: Positions) -> Floats:
-    """What the choice proves of the bound as a function of the prices: gain, and what is left of each room."""
-    return np.array([problem.gain_of(choice), *(problem.room - problem.cost_of(choice))])
+def _cut(problem: Problem, choice: Positions, value: float, prices: Floats) -> Floats:
+    """A line below the bound as a function of the prices: its value without any, and its slope.  (Below on a tree, where the choice
+    reaches the bound; on other graphs its slope is a guess, and only the next prices to try hang on it.)
+    """
+    left = problem.room - problem.cost_of(choice)
+    return np.append(value - prices @ left, left)
 
 
 def _cheapest_prices(cuts: Sequence[Floats]) -> tuple[Floats, float]:
@@ -155,4 +168,5 @@ def _cheapest_prices(cuts: Sequence[Floats]) -> tuple[Floats, float]:
         b_ub=-known[:, 0],
         bounds=[(0, _LARGEST_PRICE)] * budgets + [(None, None)],
     )
+    assert result.x is not None  # bounded: the first cut alone bounds it
     return result.x[:-1], float(result.x[-1])

@@ -117,7 +117,7 @@ class _Search:
         price, least = pair @ self.bound.prices, self.known - TOLERANCE
         rows = max(1, _PRODUCT // pair.shape[1])
         parts = []
-        for start in range(0, len(child), rows):
+        for start in range(0, max(1, len(child)), rows):
             states = child.state[start : start + rows]
             at, state = np.nonzero(value[start : start + rows, None] - price[states] + rest >= least)
             at = at + start
@@ -156,13 +156,15 @@ class _Search:
 
 
 def _stacked(parts: list[_Labels]) -> _Labels:
-    first = parts[0]
-    left, right = (
-        None if of(first) is None else (of(first)[0], np.concatenate([of(part)[1] for part in parts]))  # type: ignore[index]
-        for of in (lambda part: part.left, lambda part: part.right)
-    )
+    """Labels made in runs from the same ones, as one."""
     state, gain, cost = (np.concatenate([getattr(part, name) for part in parts]) for name in ("state", "gain", "cost"))
-    return replace(first, state=state, gain=gain, cost=cost, left=left, right=right)
+    left, right = _sources([part.left for part in parts]), _sources([part.right for part in parts])
+    return replace(parts[0], state=state, gain=gain, cost=cost, left=left, right=right)
+
+
+def _sources(parts: list[tuple[_Labels, Index] | None]) -> tuple[_Labels, Index] | None:
+    known = [part for part in parts if part is not None]
+    return (known[0][0], np.concatenate([index for _, index in known])) if known else None
 
 
 def _chunks(sizes: Index) -> list[Index]:

@@ -85,7 +85,11 @@ class Problem:
         """Drop the other candidates of a group."""
         if chosen.all():
             return
-        self.added[group], self.gain[group], self.unary[group] = self.added[group][chosen], self.gain[group][chosen], self.unary[group][chosen]
+        self.added[group], self.gain[group], self.unary[group] = (
+            self.added[group][chosen],
+            self.gain[group][chosen],
+            self.unary[group][chosen],
+        )
         for g, h in self.pairs:
             if group in (g, h):
                 self.pairs[g, h] = np.compress(chosen, self.pairs[g, h], axis=0 if group == g else 1)
@@ -102,14 +106,14 @@ class Problem:
 
     def _undominated(self, group: int, neighbours: Sequence[int], reach: int) -> NDArray[np.bool_]:
         """Which candidates cost less, somewhere, than the one ``reach`` further."""
-        kept = self.unary[group][:, 0] < FAR / 2
+        kept: NDArray[np.bool_] = np.less(self.unary[group][:, 0], FAR / 2)
         kept[0] = True
         if len(kept) > reach:
             extra = self.unary[group][reach:] - self.unary[group][:-reach]
             for other in neighbours:
                 pair = self.pair(group, other)
                 extra = extra + (pair[reach:] - pair[:-reach]).max(axis=1)
-            kept[1:-reach] &= (extra > 0).any(axis=1)[1:]
+            kept[1:-reach] &= np.greater(extra.max(axis=1), 0)[1:]
         return kept
 
     def fold(self) -> None:

@@ -25,7 +25,7 @@ def tabulate(totals: Sequence[Floats], wiring: Wiring, budgets: Sequence[Budget]
     """Candidates with their gains, and their costs in every budget."""
     limits = np.array([budget.limit for budget in budgets])
     added = [_candidates(total, width, multiple_of) for total, width in zip(totals, wiring.widths, strict=True)]
-    added = [_largest_of_each_step(group, counts, wiring, budgets) for group, counts in enumerate(added)]
+    added = _largest_of_each_step(added, wiring, budgets)
     largest = sum(float(total[-1]) for total in totals)
     problem = Problem(
         added,
@@ -55,23 +55,20 @@ def _candidates(total: Floats, width: int, multiple_of: int) -> Widths:
     return np.append([0], gaining[(width + gaining) % multiple_of == 0]).astype(np.int64)
 
 
-def _largest_of_each_step(group: int, counts: Widths, wiring: Wiring, budgets: Sequence[Budget]) -> Widths:
+def _largest_of_each_step(added: list[Widths], wiring: Wiring, budgets: Sequence[Budget]) -> list[Widths]:
     """Of candidates that cost the same in every layer and budget, the largest; and the present width."""
-    changes = np.zeros(len(counts), dtype=np.bool_)  # whether the next candidate may cost more or less
-    changes[[0, -1]] = True
+    changes = [np.isin(np.arange(len(counts)), (0, len(counts) - 1)) for counts in added]  # whether the next may cost more or less
     for budget in budgets:
         for unit in wiring.units:
-            for edges, widths in _own_edges(unit, group, wiring.widths[group] + counts, budget.cost_model):
-                cells = np.arange(len(counts)) if edges is None else np.searchsorted(edges, widths)
-                changes[:-1] |= cells[1:] != cells[:-1]
-    return counts[changes]
-
-
-def _own_edges(unit: Unit, group: int, widths: Widths, model: CostModel) -> list[tuple[Sequence[int] | None, Widths]]:
-    """For each axis of the unit that the group sets: where its costs change (None: anywhere), and the axis' widths."""
-    axes = _edges(model, unit)
-    own = [(axes[0], widths * unit.in_multiple)] if unit.input == group else []
-    return [*own, (axes[1], widths)] if unit.output == group else own
+            for group, multiple, edges in zip(
+                (unit.input, unit.output), (unit.in_multiple, 1), _edges(budget.cost_model, unit), strict=True
+            ):
+                if group is None:
+                    continue
+                widths = (wiring.widths[group] + added[group]) * multiple
+                cells = widths if edges is None else np.searchsorted(edges, widths)
+                changes[group][:-1] |= cells[1:] != cells[:-1]
+    return [counts[change] for counts, change in zip(added, changes, strict=True)]
 
 
 def _edges(model: CostModel, unit: Unit) -> Edges:
@@ -124,7 +121,8 @@ def _asked(edges: Sequence[int] | None, widths: Widths, multiple: int) -> tuple[
 def _line(ends: Floats, at: Widths, widths: Widths) -> Floats:
     """What a line through the costs at two widths says of all others."""
     slope = (ends[:, 1:] - ends[:, :1]) / max(1, at[1] - at[0])
-    return ends[:, :1] + slope * (widths - at[0])
+    line: Floats = ends[:, :1] + slope * (widths - at[0])
+    return line
 
 
 def _cost(unit: Unit, wiring: Wiring, read: int, written: int, model: CostModel) -> float:

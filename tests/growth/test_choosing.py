@@ -118,9 +118,10 @@ def test_ranks_weigh_scoring_and_fresh_images_alike() -> None:
 
 def test_reasons_to_add_nothing() -> None:
     good, bad = sample(FITTED, 0.0, 0), sample([np.ones(4), np.ones(4)], 0.0, 0)
+    full = replace(ROOM, budgets=[Budget(Macs(), SEED_MACS)])
     cases: list[tuple[FreshSample, Room, str, str]] = [
         (bad, ROOM, "no_gain", "nothing that could be added is predicted to lower the loss"),
-        (good, replace(ROOM, budgets=[Budget(Macs(), SEED_MACS)]), "budget", f"nothing that gains fits the round's limit of {SEED_MACS:.6g} MACs"),
+        (good, full, "budget", f"nothing that gains fits the round's limit of {SEED_MACS:.6g} MACs"),
         (good, replace(ROOM, largest=(4, 4)), "widest", "every group that would gain is as wide as max_growth allows"),
     ]
     for fresh, room, outcome, reason in cases:
