@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from growth.selection.bounds import best_bound
+from growth.selection.bounds import LAST_SWEEPS, Bound, best_bound, relaxed
 from growth.selection.problem import TOLERANCE, Floats, Positions, Problem
 from growth.selection.tree import Tree
+
+_ENTRIES = 500_000  # of all pair tables: where trying prices on all of them begins to take long
 
 
 def not_ruled_out(problem: Problem, tree: Tree | None, known: Positions) -> tuple[Problem, Positions, float]:
     """The problem without the candidates that can't be part of a choice better than the best known one; that one, and the bound."""
-    bound, choices = best_bound(problem, tree, known)
+    bound, choices = _bound(problem, tree, known)
     best = best_known(problem, [known, *choices])
     counts, left = problem.counts(best), problem.copy()
     for group, each in enumerate(bound.each):
@@ -21,6 +23,20 @@ def not_ruled_out(problem: Problem, tree: Tree | None, known: Positions) -> tupl
         kept[best[group]] = True
         left.keep(group, kept)
     return left, left.positions(counts), bound.value
+
+
+def _bound(problem: Problem, tree: Tree | None, known: Positions) -> tuple[Bound, list[Positions]]:
+    """The best bound; of many candidates, at the prices that are best for an even choice of them."""
+    entries = sum(len(problem.added[g]) * len(problem.added[h]) for g, h in problem.pairs)
+    every = int((entries / _ENTRIES) ** 0.5)
+    if every < 2:
+        return best_bound(problem, tree, known)
+    few = problem.copy()
+    for group, added in enumerate(problem.added):
+        few.keep(group, (np.arange(len(added)) % every == 0) | (np.arange(len(added)) == known[group]))
+    bound, choices = best_bound(few, tree, few.positions(problem.counts(known)))
+    exact = relaxed(problem, bound.prices, tree, sweeps=LAST_SWEEPS)
+    return exact, [exact.choice, *(problem.positions(few.counts(choice)) for choice in choices)]
 
 
 def best_known(problem: Problem, choices: Sequence[Positions], tried: int = 4) -> Positions:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from growth.selection.bounds import Bound, best_bound
+from growth.selection.bounds import Bound, best_bound, priced
 from growth.selection.climbing import not_ruled_out
 from growth.selection.problem import TOLERANCE, Answer, Floats, Positions, Problem
 from growth.selection.tree import Tree, rooted
@@ -107,14 +107,14 @@ class _Search:
     def _alone(self, group: int) -> _Labels:
         """One label per candidate."""
         gain, cost = self.problem.gain[group], self.problem.unary[group]
-        rest = self.bound.each[group] - (gain - cost @ self.bound.prices)
+        rest = self.bound.each[group] - (gain - priced(cost, self.bound.prices))
         return self._pruned(_Labels(group, np.arange(len(gain)), gain, cost, rest))
 
     def _hung(self, child: _Labels, group: int) -> _Labels:
         """The labels of a child's part with every candidate of its parent, which counts for the layers between them alone."""
         pair, rest = self.problem.pair(child.group, group), self.bound.each[group] - self.bound.messages[child.group, group]
-        value = child.gain - child.cost @ self.bound.prices
-        price, least = pair @ self.bound.prices, self.known - TOLERANCE
+        value = child.gain - priced(child.cost, self.bound.prices)
+        price, least = priced(pair, self.bound.prices), self.known - TOLERANCE
         rows = max(1, _PRODUCT // pair.shape[1])
         parts = []
         for start in range(0, max(1, len(child)), rows):
@@ -143,7 +143,7 @@ class _Search:
 
     def _pruned(self, labels: _Labels) -> _Labels:
         """Without those that can't fit, can't reach the best known choice or are dominated; at most ``cap``."""
-        bound = labels.gain - labels.cost @ self.bound.prices + labels.rest[labels.state]
+        bound = labels.gain - priced(labels.cost, self.bound.prices) + labels.rest[labels.state]
         kept = (bound >= self.known - TOLERANCE) & (labels.cost <= self.problem.room + _ROUNDING).all(axis=1)
         labels, bound = labels.take(kept), bound[kept]
         order = _undominated(labels)

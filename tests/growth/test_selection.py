@@ -230,6 +230,16 @@ def test_no_choice_gains_more_than_the_bounds_of_its_candidates(wiring: Wiring, 
             assert each == pytest.approx(worths, abs=1e-9)
 
 
+@pytest.mark.parametrize("wiring", [chain(9, 8, 9), cycle(6, 7, 6, 8)], ids=["tree", "cycle"])
+def test_prices_found_on_few_candidates_leave_the_answer_as_it_is(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    gains, most = [rng.lognormal(size=width) for width in wiring.widths], [2 * width for width in wiring.widths]
+    limit = 1.8 * Macs().network(wiring.shapes()).value
+    expected = best(gains, wiring, Macs(), limit, most)
+    monkeypatch.setattr("growth.selection.climbing._ENTRIES", 20)
+    assert best(gains, wiring, Macs(), limit, most) == expected
+
+
 def test_few_labels_still_prove_their_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for one label the answer may be worse, and says by how much at most."""
     rng = np.random.default_rng(0)
