@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from costs.shapes import LayerShape
 
@@ -31,7 +31,7 @@ class CostModel(Protocol):
     """What a layer contributes to the cost of a whole network.
 
     ``network(shapes)`` is ``network(())`` plus the sum of ``layer(shape)``: selection relies on it.  Both raise
-    ``costs.table.NoCost`` for a shape they can't answer for.
+    ``costs.table.NoCost`` for a shape they can't answer for.  One named ``EXACT`` is linear in a layer's output channels.
     """
 
     @property
@@ -43,6 +43,23 @@ class CostModel(Protocol):
     def layer(self, shape: LayerShape) -> Cost: ...
 
     def network(self, shapes: Sequence[LayerShape]) -> Cost: ...
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """A cost model that says where its steps lie, so that selection need not ask about every width."""
+
+    def edges(self, shape: LayerShape) -> tuple[Sequence[int], Sequence[int]]:
+        """Input and output widths, rising: layers of the form of ``shape`` whose widths round up to the same ones cost the same."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most ``limit``, in the unit of the cost model."""
+
+    cost_model: CostModel
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)

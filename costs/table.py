@@ -119,6 +119,11 @@ class CostTable:
         """The measured entry, or one of kind ``interpolated`` from the next measured widths.  NoCost beyond what was measured."""
         return self._entries.get((shape, setting, quantity)) or self._step(shape, setting, quantity)
 
+    def edges(self, shape: LayerShape, setting: Setting, quantity: CostName) -> tuple[Sequence[int], Sequence[int]]:
+        """The measured input and output widths of layers of this form, rising: between two of them the step model is constant."""
+        widths = self._widths.get((_without_widths(shape), setting, quantity))
+        return widths.axes() if widths else ((), ())
+
     def calibration(self, quantity: CostName, setting: Setting) -> Calibration:
         """The calibration of a quantity in a setting.  NoCost if that setting was never anchored."""
         found = self._calibrations.get((quantity, setting))
@@ -202,6 +207,10 @@ class TableCost:
             known = self._known[shape] = Cost(scale * entry.value, self.unit, "calibrated_sum", scale * low, scale * high)
         return known
 
+    def edges(self, shape: LayerShape) -> tuple[Sequence[int], Sequence[int]]:
+        """Where the cost of such a layer can change (``costs.model.Stepped``)."""
+        return self.table.edges(shape, self.setting, self.quantity)
+
     def network(self, shapes: Sequence[LayerShape]) -> Cost:
         """The sum over the layers.  NoCost if the table does not reach one of them."""
         layers = [self.layer(shape) for shape in shapes]
@@ -247,7 +256,7 @@ class _Widths:
 
     def above(self, shape: LayerShape) -> LayerShape | None:
         """Each axis rounded up to the next measured width.  Where just that pair is missing, the smallest pair that covers it."""
-        inputs, outputs = self._axes()
+        inputs, outputs = self.axes()
         first, second = bisect_left(inputs, shape.in_channels), bisect_left(outputs, shape.out_channels)
         if first == len(inputs) or second == len(outputs):
             return None
@@ -258,15 +267,15 @@ class _Widths:
 
     def below(self, shape: LayerShape) -> LayerShape | None:
         """Each axis rounded down to the next measured width; None if that pair was not measured."""
-        inputs, outputs = self._axes()
+        inputs, outputs = self.axes()
         first, second = bisect_right(inputs, shape.in_channels), bisect_right(outputs, shape.out_channels)
         return self.shapes.get((inputs[first - 1], outputs[second - 1])) if first and second else None
 
     def largest(self) -> str:
-        widest_in, widest_out = (max(axis) for axis in self._axes())
+        widest_in, widest_out = (max(axis) for axis in self.axes())
         return f"{widest_in}->{widest_out}"
 
-    def _axes(self) -> tuple[list[int], list[int]]:
+    def axes(self) -> tuple[list[int], list[int]]:
         if self._inputs is None:
             self._inputs = sorted({i for i, _ in self.shapes})
             self._outputs = sorted({o for _, o in self.shapes})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from costs.model import Cost, CostModel
+from costs.model import Budget, Cost
 from costs.shapes import Wiring
 from growth.events import Outcome, Proposal
 from growth.operators.base import Candidates
@@ -23,12 +23,15 @@ from growth.shrinking import Departures, floors
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How far a round may grow: what it may cost, and the ``largest`` width of each group."""
+    """How far a round may grow: what it may cost, and the ``largest`` width of each group.
+
+    New widths are multiples of ``multiple_of``.
+    """
 
     wiring: Wiring
-    cost_model: CostModel
-    limit: float
+    budgets: Sequence[Budget]
     largest: Sequence[int]
+    multiple_of: int = 1
 
     def pick(self, candidates: Sequence[Candidates], departures: Departures | None = None) -> tuple[list[Pick], list[Removal], float]:
         """Those of largest total gain that fit, with the departures that pay for them, and the optimality gap that was proven.
@@ -37,12 +40,12 @@ class Room:
         """
         groups = menus(candidates, self.wiring.widths, self.largest)
         if departures is None:
-            selection = select([menu.totals for menu in groups], self.wiring, self.cost_model, self.limit)
+            selection = select([menu.totals for menu in groups], self.wiring, self.budgets, multiple_of=self.multiple_of)
             return _picks(groups, selection.counts), [], selection.gap
         keeps = departures.keeps(floors(self.wiring.widths))
         totals = [np.append(keep.totals, keep.totals[-1] + menu.totals[1:]) for keep, menu in zip(keeps, groups, strict=True)]
         narrowest = replace(self.wiring, widths=tuple(keep.floor for keep in keeps))
-        selection = select(totals, narrowest, self.cost_model, self.limit)
+        selection = select(totals, narrowest, self.budgets, multiple_of=self.multiple_of)
         added = [max(0, after - width) for after, width in zip(selection.widths, self.wiring.widths, strict=True)]
         return _picks(groups, added), departures.leaving(keeps, selection.widths), selection.gap
 
@@ -54,7 +57,8 @@ class Room:
         for one in useful:
             group = one.offspring.group
             if self.wiring.widths[group] + one.offspring.added <= self.largest[group]:
-                return "budget", f"nothing that gains fits the round's limit of {self.limit:.6g} {self.cost_model.unit}"
+                limits = " and ".join(f"{budget.limit:.6g} {budget.cost_model.unit}" for budget in self.budgets)
+                return "budget", f"nothing that gains fits the round's limit of {limits}"
         return "widest", "every group that would gain is as wide as max_growth allows"
 
 
@@ -100,7 +104,7 @@ class Choice:
             channels_added=net_channels(self.taken, self.removed, len(room.largest)),
             added_by=added_by(self.taken) | removed_by(self.removed),
             cost_before=cost_before,
-            limit=room.limit,
+            limit=room.budgets[0].limit,
             split_step=self.scale * split_step,
             predicted_change=self.predicted.change,
             predicted_error=self.predicted.error,

@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from costs.families import Network, largest_widths
-from costs.model import CostModel, Macs
+from costs.model import Budget, CostModel, Macs
 from costs.shapes import Wiring
 from growth.config import GrowthConfig
 from growth.loop import Growth
@@ -87,7 +87,7 @@ def seed_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> 
 
 def uniform_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:
     """The largest multiple of the seed's widths within the limit and ``max_growth``."""
-    most = largest_widths(wiring.widths, config.max_growth)
+    most, budgets = largest_widths(wiring.widths, config.max_growth), [Budget(cost_model, config.limit)]
 
     def times(factor: float) -> Widths:
         return tuple(min(top, round(width * factor)) for width, top in zip(wiring.widths, most, strict=True))
@@ -95,11 +95,11 @@ def uniform_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) 
     low, high = 1.0, config.max_growth
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if fits(times(middle), wiring, cost_model, config.limit) else (low, middle)
+        low, high = (middle, high) if fits(wiring, times(middle), budgets) else (low, middle)
     # Each width's next value begins at half a channel more.
     steps = {(more + 0.5) / width for width, top in zip(wiring.widths, most, strict=True) for more in range(width, top)}
     beyond = [factor for factor in steps if low < factor <= low * _BEYOND]
-    fitting = [times(factor + _HALF_OPEN) for factor in beyond if fits(times(factor + _HALF_OPEN), wiring, cost_model, config.limit)]
+    fitting = [widths for widths in (times(factor + _HALF_OPEN) for factor in beyond) if fits(wiring, widths, budgets)]
     return max([times(low), *fitting])
 
 
@@ -108,7 +108,7 @@ def cost_only_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig
     most, seed_cost = largest_widths(wiring.widths, config.max_growth), cost_model.network(wiring.shapes()).value
     for number in range(1, config.rounds + 1):
         alike = [np.arange(min(width, top - width) + 1.0) for width, top in zip(wiring.widths, most, strict=True)]
-        chosen = select(alike, wiring, cost_model, round_limit(seed_cost, config, number))
+        chosen = select(alike, wiring, Budget(cost_model, round_limit(seed_cost, config, number)))
         wiring = replace(wiring, widths=chosen.widths)
     return wiring.widths
 

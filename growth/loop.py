@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from costs.families import Network, largest_widths
-from costs.model import Cost, CostModel
+from costs.model import Budget, Cost, CostModel
 from growth import checkpoint, distributed, rounds
 from growth.checkpoint import CheckpointError
 from growth.choosing import Room, digest
@@ -151,7 +151,7 @@ class Growth:
         """Search on seeded samples, within the round's share of the budget, and add what was chosen; the parent stays for a roll-back."""
         started, config, loss_before = time.monotonic(), self.config, self._loss_before(number)
         limit, largest = rounds.round_limit(self._seed_cost(), config, number), largest_widths(self.seed_widths, config.max_growth)
-        room = Room(self.graph.wiring, self.cost_model, limit, largest)
+        room = Room(self.graph.wiring, [Budget(self.cost_model, limit)], largest)
         search = Search(self.model, self.graph, self.data.train, config, number)
         choice = search.choice(room)
         self.charged_macs += search.spent_macs

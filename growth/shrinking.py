@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from costs.families import MIN_WIDTH
-from costs.model import CostModel
+from costs.model import Budget, CostModel
 from costs.shapes import Wiring
 from growth.groups import ChannelGraph, ChannelGroup, Place
 from growth.reliability import Prediction, mean_and_error
@@ -144,7 +144,7 @@ def choose_removals(found: Departures, wiring: Wiring, cost_model: CostModel, li
     """
     keeps = found.keeps([min(width, MIN_WIDTH) for width in wiring.widths])
     narrowest = replace(wiring, widths=tuple(keep.floor for keep in keeps))
-    selection = select([keep.totals for keep in keeps], narrowest, cost_model, limit)
+    selection = select([keep.totals for keep in keeps], narrowest, Budget(cost_model, limit))
     removals = found.leaving(keeps, selection.widths)
     return Shrinkage(removals, found.prediction(removals), selection.gap)
 

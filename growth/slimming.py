@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from costs.families import MIN_WIDTH
-from costs.model import CostModel
+from costs.model import Budget, CostModel
 from growth.fitting import NORMS
 from growth.groups import ChannelGraph, ChannelGroup
 from growth.removal import Removal
@@ -34,12 +34,12 @@ def slimmest(model: nn.Module, graph: ChannelGraph, cost_model: CostModel, limit
     smallest_first = sorted((scale, group, channel) for group, one in enumerate(found) for channel, scale in enumerate(one.tolist()))
     widths, gone = list(graph.wiring.widths), dict[int, list[int]]()
     for _, group, channel in smallest_first:
-        if fits(widths, graph.wiring, cost_model, limit):
+        if fits(graph.wiring, widths, [Budget(cost_model, limit)]):
             break
         if widths[group] > MIN_WIDTH:
             widths[group] -= 1
             gone.setdefault(group, []).append(channel)
-    if not fits(widths, graph.wiring, cost_model, limit):
+    if not fits(graph.wiring, widths, [Budget(cost_model, limit)]):
         raise ValueError(f"at the narrowest, widths {widths}, the network still costs more than the limit of {limit:.6g}; raise the limit")
     return [Removal(group, torch.tensor(sorted(channels))) for group, channels in sorted(gone.items())]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costs.families import Network
-from costs.model import Macs
+from costs.model import Budget, Macs
 from growth.choosing import Choice, Room, choose, ranked, take
 from growth.offspring import Offspring
 from growth.operators import Candidates
@@ -22,7 +22,7 @@ from growth.shrinking import Departures
 
 WIRING = Network("plain", (4, 4), 8, 1, 3).wiring()
 SEED_MACS = Macs().network(WIRING.shapes()).value
-ROOM = Room(WIRING, Macs(), 2 * SEED_MACS, (16, 16))
+ROOM = Room(WIRING, [Budget(Macs(), 2 * SEED_MACS)], (16, 16))
 FITTED = [np.array([-4.0, -3.0, -2.0, -1.0]), np.array([-2.0, -2.5, -1.5, -0.5])]
 
 
@@ -65,7 +65,8 @@ def test_departures_pay_for_the_widths_that_are_worth_most(data: st.DataObject) 
     gains, losses = ([np.array(data.draw(st.lists(numbers, min_size=8, max_size=8))) for _ in range(2)] for _ in range(2))
     wiring = Network("plain", (8, 8), 8, 1, 3).wiring()
     present = Macs().network(wiring.shapes()).value
-    room = Room(wiring, Macs(), present * data.draw(st.floats(1, 1.3)), (12, 12))
+    limit = present * data.draw(st.floats(1, 1.3))
+    room = Room(wiring, [Budget(Macs(), limit)], (12, 12))
     offered = [
         Candidates("split", Offspring(group, torch.arange(8), torch.zeros(8, 2, 9), torch.full((8, 2), 0.5)), torch.from_numpy(gain))
         for group, gain in enumerate(gains)
@@ -86,11 +87,11 @@ def test_departures_pay_for_the_widths_that_are_worth_most(data: st.DataObject) 
 
     possible = [
         worth(0, a) + worth(1, b)
-        for a in range(6, 13) for b in range(6, 13) if Macs().network(wiring.shapes((a, b))).value <= room.limit
+        for a in range(6, 13) for b in range(6, 13) if Macs().network(wiring.shapes((a, b))).value <= limit
     ]  # fmt: skip
     found = sum(gains[pick.source][pick.rows].sum() for pick in picks)
     found -= sum(losses[removal.group][removal.channels].sum() for removal in removals)
-    assert Macs().network(wiring.shapes(widths)).value <= room.limit
+    assert Macs().network(wiring.shapes(widths)).value <= limit
     assert found == pytest.approx(max(possible), abs=1e-6)
 
 
@@ -156,9 +157,10 @@ def test_ranks_weigh_scoring_and_fresh_images_alike() -> None:
 
 def test_reasons_to_add_nothing() -> None:
     good, bad = sample(FITTED, 0.0, 0), sample([np.ones(4), np.ones(4)], 0.0, 0)
+    full = replace(ROOM, budgets=[Budget(Macs(), SEED_MACS)])
     cases: list[tuple[FreshSample, Room, str, str]] = [
         (bad, ROOM, "no_gain", "nothing that could be added is predicted to lower the loss"),
-        (good, replace(ROOM, limit=SEED_MACS), "budget", f"nothing that gains fits the round's limit of {SEED_MACS:.6g} MACs"),
+        (good, full, "budget", f"nothing that gains fits the round's limit of {SEED_MACS:.6g} MACs"),
         (good, replace(ROOM, largest=(4, 4)), "widest", "every group that would gain is as wide as max_growth allows"),
     ]
     for fresh, room, outcome, reason in cases:
@@ -189,7 +191,7 @@ def test_all_operators_share_one_ranking_and_a_parent_grows_once() -> None:
         for one in twice
     ]
     fresh = FreshSample(sample(FITTED, 0.0, 0).batches, [np.repeat(-one.gain.numpy()[None], 8, 0) for one in (*split, *pairs)])
-    choice = choose([*split, *pairs], 64, lambda _: fresh, 2, replace(ROOM, limit=1e9))
+    choice = choose([*split, *pairs], 64, lambda _: fresh, 2, replace(ROOM, budgets=[Budget(Macs(), 1e9)]))
     assert {one.operator: one.offspring.parents.tolist() for one in choice.taken if one.offspring.group == 0} == {
         "pair": [0], "split": [1, 2, 3],
     }  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from costs.model import Macs
+from costs.model import Budget, Macs
 from growth.choosing import Room, choose
 from growth.groups import find_groups
 from growth.operators import OPERATORS, Candidates, Evidence
@@ -141,7 +141,7 @@ def test_no_choice_sees_a_rescaled_normalised_layer(scale: float) -> None:
     choices = []
     for model in (network(), network(scale)):
         graph = find_groups(model, FRESH[0][0])
-        room = Room(graph.wiring, Macs(), 1.7 * Macs().network(graph.wiring.shapes()).value, (8, 6))
+        room = Room(graph.wiring, [Budget(Macs(), 1.7 * Macs().network(graph.wiring.shapes()).value)], (8, 6))
         draws = [measured(model, [batch(8, 10 * draw + number) for number in range(8)]) for draw in range(3)]
         choices.append(choose(scored(model)[1], 12, draws.__getitem__, len(draws), room))
     plain, scaled = choices

@@ -200,7 +200,7 @@ def test_the_cheapest_departures_of_all_that_fit_are_chosen(data: st.DataObject)
     network = Network("plain", (6, 7, 5), 8, 1, CLASSES)
     numbers = st.floats(-0.2, 1.0).map(lambda x: round(x, 3))
     changes = [data.draw(st.lists(numbers, min_size=width, max_size=width)) for width in network.widths]
-    wiring, cost_model = network.wiring(), data.draw(st.sampled_from([Stairs(), Macs(), Parameters()]))
+    wiring, cost_model = network.wiring(), data.draw(st.sampled_from([Stairs(name="latency_ms"), Macs(), Parameters()]))
     least, most = (cost_model.network(wiring.shapes(widths)).value for widths in ((2, 2, 2), network.widths))
     limit = least + data.draw(st.floats(0, 1)) * (most - least)
     found = choose_removals(made_up(changes), wiring, cost_model, limit)
