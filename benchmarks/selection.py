@@ -8,7 +8,7 @@ Gains are log-normal (channels, and their groups), at most one more channel besi
    mobilenet_v2 at full width and on densenet121; where it is small enough, the mixed-integer program's time beside it, and whether both
    agree.  "steps of 16": a synthetic staircase, see ``Staircase``.
 2. Worth: the cost of whole networks that reach the same share of the gain, by the table that the exact rule reads: a synthetic one, and
-   one measured on this machine (``--seconds``).  Against ``lp``, the published rule: a linear program with one constant FLOPs price per
+   ones measured on this machine (``--seconds``).  Against ``lp``, the published rule: a linear program with one constant FLOPs price per
    channel, rounded down, its budget raised until the share is reached; and ``greedy``: best gain per true MAC of the next channel.
    A ratio below 1 says that the exact rule is cheaper.  Both others may stop at any width, as may the exact one.
 """
@@ -110,8 +110,8 @@ def main() -> None:
     timings = [timed(*problem, options.seeds) for problem in _problems()]
     show_timings(console, timings)
     worths = worth("synthetic", _mobile(_SEVEN, 32), Staircase(), options.seeds)
-    if options.seconds:
-        worths += worth("measured", *_measured(options.seconds), options.seeds)
+    for batch in options.batch_sizes if options.seconds else ():
+        worths += worth(f"measured, batch {batch}", *_measured(batch, options.seconds), options.seeds)
     summary = {table: ratios([one for one in worths if one.table == table]) for table in dict.fromkeys(one.table for one in worths)}
     show_worths(console, worths, summary)
     if options.output:
@@ -313,9 +313,9 @@ def _mobile(widths: tuple[int, ...], size: int) -> Wiring:
     return Wiring(widths, tuple(units))
 
 
-def _measured(seconds: float) -> tuple[Wiring, CostModel]:
-    """mobilenet_v1 at a quarter of its width, and its table on this machine, one image at a time."""
-    network, setting = Network("mobilenet_v1", default_widths("mobilenet_v1", 0.25), 32, 3, 10), Setting(1, 1)
+def _measured(batch: int, seconds: float) -> tuple[Wiring, CostModel]:
+    """mobilenet_v1 at a quarter of its width, and its table on this machine."""
+    network, setting = Network("mobilenet_v1", default_widths("mobilenet_v1", 0.25), 32, 3, 10), Setting(batch, 1)
     profile = profile_device(network, "this-host", setting, 2.0, seconds)
     return network.wiring(), TableCost(profile.table, "latency_ms", setting)
 
@@ -324,7 +324,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="file for the figures as JSON")
     parser.add_argument("--seeds", type=int, default=5, help="draws of gains for each problem")
-    parser.add_argument("--seconds", type=float, default=60.0, help="time to measure this machine; 0: the synthetic table alone")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time to measure this machine per batch size; 0: not at all")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32], help="images per inference")
     return parser.parse_args()
 
 

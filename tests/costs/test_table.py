@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costs.families import Network
-from costs.model import CostModel
+from costs.model import CostModel, Stepped
 from costs.shapes import LayerShape
 from costs.table import Anchor, Calibration, CostEntry, CostTable, NoCost, Setting, TableCost
 
@@ -60,6 +60,17 @@ def test_between_measured_widths_each_axis_is_rounded_up_and_beyond_them_refused
     assert found.low is not None
     assert found.high is not None
     assert found.low <= found.value <= found.high
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_widths_that_round_up_to_the_same_edges_cost_the_same(ins: int, outs: int) -> None:
+    model = TableCost(full_table(), "latency_ms", ONE)
+    assert isinstance(model, Stepped)
+    up_in, up_out = (
+        min(edge for edge in edges if edge >= width) for edges, width in zip(model.edges(conv(8, 8)), (ins, outs), strict=True)
+    )
+    assert model.layer(conv(ins, outs)).value == model.layer(conv(up_in, up_out)).value
+    assert model.edges(conv(8, 8, size=7)) == ((), ())  # no such layer was measured: no width has a cost
 
 
 @given(st.integers(1, 50))
