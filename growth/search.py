@@ -39,9 +39,7 @@ def check_names(config: GrowthConfig) -> None:
     if silent and len(config.operators) > 1:
         raise ValueError(f"{silent[0]} claims no gain, so it can't be ranked among {list(config.operators)}; name it alone")
     if config.shrink and (silent or not SCORERS[config.scorer].claims_gain or config.step_rule != "fixed"):
-        raise ValueError(
-            "shrink weighs removals against gains at a fixed step; use a scorer and operators that claim a gain, and step_rule fixed"
-        )
+        raise ValueError("shrink weighs removals against gains; use step_rule fixed, and a scorer and operators that claim a gain")
     seeing = [name for name in config.operators if not OPERATORS[name].uses_scores]
     if seeing and not SCORERS[config.scorer].claims_gain:
         raise ValueError(f"{seeing[0]} ranks by the loss, the scorer {config.scorer} by chance; use another scorer, or split")

@@ -101,6 +101,9 @@ class GrowthSpec(_Spec):
         default="fixed",
         description="take split_step as it is, or scale it in every round to where the loss falls most: by trying, or by a model",
     )
+    shrink: bool = Field(
+        default=False, description="a round also removes channels where what they free is worth more elsewhere; needs step_rule fixed"
+    )
     softplus_beta: float = Field(
         default=3.0, gt=0, le=100, description="sharpness of the softplus whose curvature stands in for ReLU's (SiLU needs none)"
     )
@@ -132,6 +135,8 @@ class GrowthSpec(_Spec):
             raise ValueError(f"{silent[0]} claims no gain, so it can't be ranked among others; name it alone")
         if self.scorer == "random" and set(self.operators) - {"split", *NO_GAIN_CLAIMED}:
             raise ValueError("the scorer random ranks by chance, and these operators by the loss; use another scorer, or split alone")
+        if self.shrink and (silent or self.scorer == "random" or self.step_rule != "fixed"):
+            raise ValueError("shrink weighs removals against gains; use step_rule fixed, and a scorer and operators that claim a gain")
         return self
 
     @model_validator(mode="after")

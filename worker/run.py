@@ -96,6 +96,7 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         scorer=growth.scorer,
         operators=growth.operators,
         step_rule=growth.step_rule,
+        shrink=growth.shrink,
         split_step=growth.split_step,
         softplus_beta=growth.softplus_beta,
         max_growth=growth.max_growth,

@@ -1,0 +1,33 @@
+"""What a job spec refuses because its parts don't go together."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from store.spec import JobSpec
+
+SPEC: dict[str, Any] = {
+    "name": "job", "data": {"name": "digits"}, "network": {"family": "plain", "widths": [4, 4]}, "budget": {"cost": "macs", "limit": 1e5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"controls": ["uniform", "uniform"]}, "a control is named twice"),
+        ({"controls": ["slimming"], "network": {**SPEC["network"], "norm": False}}, "slimming prunes by the scales of batch norms"),
+        ({"growth": {"shrink": True, "step_rule": "line_search"}}, "shrink weighs removals against gains; use step_rule fixed"),
+        ({"growth": {"shrink": True, "scorer": "random"}}, "shrink weighs removals against gains"),
+        ({"growth": {"shrink": True, "operators": ["twins"]}}, "shrink weighs removals against gains"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JobSpec.model_validate({**SPEC, **changes})
+
+
+def test_shrinking_and_slimming_go_with_the_defaults() -> None:
+    spec = JobSpec.model_validate({**SPEC, "growth": {"shrink": True}, "controls": ["slimming"]})
+    assert spec.growth.shrink
+    assert spec.controls == ("slimming",)
