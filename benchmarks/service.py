@@ -8,7 +8,7 @@ evaluation):
 - end to end: one run through the whole service, one in a process of its own, pair by pair.  On a machine whose speed changes by the minute
   the pairs scatter by far more than what is looked for.
 
-    python benchmarks/service.py --output service.json
+    python -m benchmarks.service --output service.json
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def through_service(client: Client) -> float:
 
 def in_library(_: Client) -> float:
     """The same in a process of its own, without the service."""
-    command = [sys.executable, __file__, "--library"]
+    command = [sys.executable, "-m", "benchmarks.service", "--library"]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 
 

@@ -13,7 +13,7 @@ from benchmarks.growth.arms import ARMS, Runs, Setting
 from benchmarks.growth.results import Key, Results, Values
 from growth.training import NotANumber
 
-GRID = [(rate, batch) for batch in (32, 64) for rate in (0.15, 0.3, 0.6)]
+RATES, BATCHES = (0.15, 0.3, 0.6), (64, 32)
 FIRST_TUNING_SEED = 1000
 Tuned = dict[str, tuple[float, int]]
 
@@ -29,15 +29,20 @@ def factorial(results: Results, label: str, setting: Setting, seeds: int, tuning
 
 
 def tune(results: Results, label: str, setting: Setting, seeds: int) -> Tuned:
-    """The best point of the grid for each arm, by the mean loss on the selection images; the first of equals.
+    """For each arm the best learning rate at the first batch size, then the best batch size at that rate, by mean selection loss.
 
-    Arms that go on from another's result do so from its tuned run, so the grid is walked arm by arm.
+    Arms that go on from another's result do so from its tuned run, so arms are tuned in order.
     """
     tuned: Tuned = {}
     data = tasks.without_test(tasks.load(setting.task))
     shared = [Runs(setting, data, seed, tuned) for seed in range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + seeds)]
     for arm in arms_of(setting):
-        tuned[arm] = min(GRID, key=lambda point: fmean(_tuning_loss(results, label, runs, arm, *point) for runs in shared))  # noqa: B023
+
+        def mean_loss(point: tuple[float, int], arm: str = arm) -> float:
+            return fmean(_tuning_loss(results, label, runs, arm, *point) for runs in shared)
+
+        rate, _ = min(((rate, BATCHES[0]) for rate in RATES), key=mean_loss)
+        tuned[arm] = min(((rate, batch) for batch in BATCHES), key=mean_loss)
     return tuned
 
 

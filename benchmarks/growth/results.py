@@ -29,8 +29,13 @@ class Clock:
     def minutes(cls, minutes: float) -> Clock:
         return cls(time.monotonic() + 60 * minutes)
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.monotonic()
+
     def check(self) -> None:
-        if time.monotonic() > self.until:
+        if self.left < 0:
             raise OutOfTime
 
 
@@ -43,10 +48,10 @@ class Results:
 
     def all(self) -> list[Values]:
         """Every result in the order in which they came: key and values together."""
-        return [row for row in self._rows()]
+        return list(filter(None, map(_parsed, self.path.read_text().splitlines()))) if self.path.exists() else []
 
     def get(self, key: Key) -> Values | None:
-        return next((row for row in self._rows() if all(row.get(name) == value for name, value in key.items())), None)
+        return next((row for row in self.all() if all(row.get(name) == value for name, value in key.items())), None)
 
     def once(self, key: Key, work: Callable[[], Values]) -> Values:
         """The result under ``key``: what is there, or what ``work`` gives, which is written down.  OutOfTime if it is too late to begin."""
@@ -63,9 +68,6 @@ class Results:
         whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
         with self.path.open("a") as file:
             file.write(("" if whole else "\n") + json.dumps(row) + "\n")
-
-    def _rows(self) -> list[Values]:
-        return list(filter(None, map(_parsed, self.path.read_text().splitlines()))) if self.path.exists() else []
 
 
 def _parsed(line: str) -> Values | None:

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.growth import tasks
 from benchmarks.growth.arms import ARMS, Runs, Setting
 from benchmarks.growth.results import Key, Results, Values
+from benchmarks.growth.shaped import CHEAP, SHAPED
 from growth.training import NotANumber
 
 POINT = (0.3, 64)  # learning rate and batch size
@@ -28,7 +29,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "line search": {"step_rule": "line_search"},
     "step 0.6": {"split_step": 0.6},
     "step 1": {"split_step": 1.0},
-    "cheap scoring (128 images)": {"scoring_samples": 128, "fresh_samples": 64, "max_fresh_samples": 512},
+    "cheap scoring (128 images)": CHEAP,
     "dear scoring (1 024 images, 2 900 fresh)": {"scoring_samples": 1024, "max_fresh_samples": 2900},
     "twice as late": {"steps_per_round": 100},
     "three times as late": {"steps_per_round": 150},
@@ -39,6 +40,8 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "late, filled with zero-output channels": {"operators": ("zero_output",), "steps_per_round": 120},
     "late, firefly, line search": {"operators": ("firefly",), "step_rule": "line_search", "steps_per_round": 120},
     "late, splits and firefly": {"operators": ("split", "firefly"), "steps_per_round": 120},
+    **{f"{name}, zero-output channels": {"scorer": name, "operators": ("zero_output",)} for name in SHAPED},
+    **{f"{name}, zero-output channels, cheap": {"scorer": name, "operators": ("zero_output",), **CHEAP} for name in SHAPED},
 }
 
 
@@ -60,7 +63,7 @@ def _once(results: Results, label: str, runs: Runs, name: str, arm: str) -> None
 
     def values() -> Values:
         try:
-            return runs.run(arm).values()
+            return {name: value for name, value in runs.run(arm).values().items() if not name.startswith("test")}  # none was read
         except NotANumber as error:
             return {"selection_loss": None, "failure": str(error)}
 
