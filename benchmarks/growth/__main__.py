@@ -12,11 +12,12 @@ from benchmarks.growth.arms import SEEDS, Setting
 from benchmarks.growth.factorial import factorial
 from benchmarks.growth.law import law
 from benchmarks.growth.prices import latency
-from benchmarks.growth.results import FOLDER, Clock, OutOfTime, Results
+from benchmarks.growth.records import FOLDER, Clock, OutOfTime, Results
 from benchmarks.growth.saturation import saturation
 from benchmarks.growth.score import score
 from benchmarks.growth.tasks import TASKS
 from benchmarks.growth.tried import tried
+from costs.model import Macs
 
 PARTS = ("tasks", "law", "score", "tried", "factorial")
 
@@ -54,8 +55,7 @@ def run(part: str, options: argparse.Namespace, clock: Clock) -> None:
 def _setting(task: str, options: argparse.Namespace) -> tuple[str, Setting]:
     """With its label."""
     label = f"{task}, {options.start} seed, {options.cost}"
-    cost_model = {"cost_model": latency(options.results, task)} if options.cost == "latency" else {}
-    return label, Setting(task, options.start, **cost_model)
+    return label, Setting(task, options.start, latency(options.results, task) if options.cost == "latency" else Macs())
 
 
 def _options() -> argparse.Namespace:
@@ -65,7 +65,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="fresh seeds of each comparison")
     parser.add_argument("--tried-seeds", type=int, default=2, help="seeds of the table of everything tried")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--start", choices=SEEDS, default="constant", help="the network that grows: an expert's pyramid, or constant widths")
+    parser.add_argument(
+        "--start", choices=SEEDS, default="constant", help="the network that grows: an expert's pyramid, or constant widths"
+    )
     parser.add_argument("--cost", choices=["MACs", "latency"], default="MACs", help="what is bounded; latency is measured here")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the JSON lines")
     parser.add_argument("--page", type=Path, default=page.PAGE, help="the page that is written; its plots lie beside it")

@@ -87,7 +87,12 @@ class Ended:
             "charged_macs": end.charged_macs,
             "steps": end.steps,
             "rounds": [
-                {"outcome": one.outcome, "predicted": one.predicted_change, "at_growth": one.change_at_growth, "rolled_back": one.rolled_back}
+                {
+                    "outcome": one.outcome,
+                    "predicted": one.predicted_change,
+                    "at_growth": one.change_at_growth,
+                    "rolled_back": one.rolled_back,
+                }
                 for one in rounds
             ],
         }

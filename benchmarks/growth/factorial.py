@@ -10,7 +10,7 @@ from statistics import fmean
 
 from benchmarks.growth import tasks
 from benchmarks.growth.arms import ARMS, Runs, Setting
-from benchmarks.growth.results import Key, Results, Values
+from benchmarks.growth.records import Key, Results, Values
 from growth.training import NotANumber
 
 RATES, BATCHES = (0.15, 0.3, 0.6), (64, 32)

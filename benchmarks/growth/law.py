@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.growth import tasks
 from benchmarks.growth.nets import PYRAMID, small
-from benchmarks.growth.results import Key, Results, Values
+from benchmarks.growth.records import Key, Results, Values
 from costs.model import Macs
 from growth.config import GrowthConfig
 from growth.groups import find_groups
@@ -36,7 +35,9 @@ def law(results: Results, seeds: int = 1) -> None:
     for norm in (True, False):
         for seed in range(seeds):
             keys: list[tuple[Key, str, float]] = [
-                ({"kind": "law", "norm": norm, "seed": seed, "operator": name, "step": step}, name, step) for name in OPERATORS for step in STEPS
+                ({"kind": "law", "norm": norm, "seed": seed, "operator": name, "step": step}, name, step)
+                for name in OPERATORS
+                for step in STEPS
             ]
             if all(results.get(key) for key, _, _ in keys):
                 continue
@@ -66,7 +67,11 @@ def rows(evidence: Evidence, name: str, step: float, seed: int) -> list[Values]:
     proposed = OPERATORS[name].propose(evidence, step, seeded(seed, f"law {name}"))
     before = mean_loss(evidence.model, evidence.batches, evidence.loss)
     return [
-        {"adds": added, "predicted": predicted(evidence, together), "realised": mean_loss(grown(evidence, together), evidence.batches, evidence.loss) - before}
+        {
+            "adds": added,
+            "predicted": predicted(evidence, together),
+            "realised": mean_loss(grown(evidence, together), evidence.batches, evidence.loss) - before,
+        }
         for added, together in _sets(proposed)
     ]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.growth import sections
-from benchmarks.growth.results import Clock, Results, Values
+from benchmarks.growth.records import Clock, Results, Values
 
 PAGE = Path(__file__).parents[2] / "docs" / "growth.md"
 Section = Callable[[list[Values], "Plots"], list[str]]

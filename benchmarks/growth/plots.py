@@ -33,7 +33,10 @@ def intervals(title: str, rows: Mapping[str, Difference]) -> str:
 
 def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_log: bool = False) -> str:
     """Points (x, y) joined by lines, x on a logarithmic axis, y on one too or from 0; values at or below 0 are left out of those."""
-    kept = {name: [(math.log10(x), math.log10(y) if y_log else y) for x, y in points if x > 0 and (y > 0 or not y_log)] for name, points in series.items()}
+    kept = {
+        name: [(math.log10(x), math.log10(y) if y_log else y) for x, y in points if x > 0 and (y > 0 or not y_log)]
+        for name, points in series.items()
+    }
     points = [point for line in kept.values() for point in line]
     if not points:
         return _svg(TOP, [_text(8, 18, f"{title}: nothing to show")])
@@ -49,7 +52,10 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_la
     for x in {low_x, (low_x + high_x) / 2, high_x}:
         parts.append(_text(at(x, low_y)[0], height - 22, f"{10**x:.3g}", "middle"))
     for y in {low_y, (low_y + high_y) / 2, high_y}:
-        parts += [_text(54, at(low_x, y)[1] + 4, f"{10**y if y_log else y:.2g}", "end"), _line(60, at(low_x, y)[1], WIDTH - 240, at(low_x, y)[1], "#eaecf0")]
+        parts += [
+            _text(54, at(low_x, y)[1] + 4, f"{10**y if y_log else y:.2g}", "end"),
+            _line(60, at(low_x, y)[1], WIDTH - 240, at(low_x, y)[1], "#eaecf0"),
+        ]
     for number, (name, line) in enumerate(kept.items()):
         colour = PALETTE[number % len(PALETTE)]
         path = " ".join(f"{across:.1f},{down:.1f}" for across, down in (at(*point) for point in sorted(line)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from benchmarks.growth import tasks
 from benchmarks.growth.arms import EPOCHS
 from benchmarks.growth.nets import PYRAMID, macs, small, times
-from benchmarks.growth.results import Key, Results, Values
+from benchmarks.growth.records import Key, Results, Values
 from costs.model import Macs
 from growth.config import GrowthConfig
 from growth.events import Finished

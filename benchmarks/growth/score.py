@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.growth import tasks
 from benchmarks.growth.nets import PYRAMID, small, times
-from benchmarks.growth.results import Key, Results, Values
+from benchmarks.growth.records import Key, Results, Values
 from benchmarks.splitting import interleave
 from costs.model import Macs
 from growth.config import GrowthConfig
@@ -47,7 +47,9 @@ def _descent(epochs: int, rate: float, decay: float) -> Solver:
     return partial(rayleigh, settings=RayleighSettings(epochs=epochs, learning_rate=rate, decay=decay, decay_every=1))
 
 
-METHODS: dict[str, Method] = {f"ours, {n} images": Method(n, KRYLOV, partial(lanczos, steps=KRYLOV)) for n in (256, 512, 1024, 2048, 4096, 8192)}
+METHODS: dict[str, Method] = {
+    f"ours, {n} images": Method(n, KRYLOV, partial(lanczos, steps=KRYLOV)) for n in (256, 512, 1024, 2048, 4096, 8192)
+}
 METHODS |= {f"rayleigh as published, {n} images": Method(n, RayleighSettings().epochs + 1, rayleigh) for n in (512, 2048, 4096)}
 METHODS |= {
     f"rayleigh tuned, rate {rate:g}, {epochs} epochs of {n}": Method(n, epochs + 1, _descent(epochs, rate, 0.5))
@@ -89,7 +91,12 @@ class Bench:
         directions, taken = self._worth(found)
         count = method.images / BATCH
         steps = count * (self.first + (method.passes - 1) * self.further)
-        return {"directions": directions / self.reference[0], "taken": taken / self.reference[1], "step_equivalents": steps, "product": self.further}
+        return {
+            "directions": directions / self.reference[0],
+            "taken": taken / self.reference[1],
+            "step_equivalents": steps,
+            "product": self.further,
+        }
 
     def _worth(self, found: Sequence[Eigenpairs]) -> tuple[float, float]:
         """Gains on the judging images: of all directions, and of the channels taken by the solver's own relative index."""
@@ -101,7 +108,7 @@ class Bench:
 
     def _product(self, images: int, seed: int) -> SplittingProduct:
         pixels, classes = tasks.more(TASK, images, seed)
-        parts: list[Batch] = list(zip(pixels.split(BATCH), classes.split(BATCH), strict=True))
+        parts: list[Batch] = [(pixels[start : start + BATCH], classes[start : start + BATCH]) for start in range(0, images, BATCH)]
         return SplittingProduct(self.model, self.graph, parts, cross_entropy)
 
     def _cost(self) -> tuple[float, float]:

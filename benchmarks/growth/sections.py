@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Protocol
 
 from benchmarks.growth import plots
-from benchmarks.growth.results import Values
+from benchmarks.growth.records import Values
 from benchmarks.growth.stats import Difference, paired, spread
 
 OURS = ("energy", "floored")
@@ -24,11 +24,12 @@ def factorial(rows: list[Values], shelf: Shelf) -> list[str]:
     """Widths by rule, weights inherited or trained anew, at equal cost and compute."""
     runs = [row for row in rows if row["kind"] == "run"]
     text = [
-        "Learning rate and batch size are tuned for each arm on the selection images with seeds of their own (rate 0.15, 0.3 or 0.6 at batch 64, then batch 32 or 64 at that rate); "
-        "test images are read by the final runs alone.  *Inherited* weights grew from the seed network, where a rule has no scores by channels "
-        "that nothing reads at first; *retrained* ones were trained from scratch at the final widths.  All arms were charged the same compute, "
-        "scoring included; an arm whose growth was refused or rolled back costs less than the limit.  *Energy* is the product's default; *floored* is the best variant of "
-        "the table of everything tried: the index where it promises a gain, and cost alone for the rest of the budget."
+        "Learning rate and batch size are tuned for each arm on the selection images, with seeds of their own (rate 0.15, 0.3 or 0.6 at "
+        "batch 64, then batch 32 or 64 at that rate); the final runs alone read the test images.  *Inherited* weights grew from the seed "
+        "network; a rule without scores grows by channels that nothing reads at first.  *Retrained* weights were trained from scratch at "
+        "the final widths.  All arms were charged the same compute, scoring included.  An arm whose growth was refused or rolled back "
+        "costs less than the limit.  *Energy* is the product's default; *floored* is the best variant of the table of everything tried: "
+        "the index where it promises a gain, and cost alone for the rest of the budget."
     ]
     for number, setting in enumerate(_values(runs, "setting")):
         text += _setting(setting, [row for row in runs if row["setting"] == setting], shelf, number)
@@ -97,14 +98,20 @@ def score(rows: list[Values], shelf: Shelf) -> list[str]:
         for method in _values(rows, "method")
     }
     seeds = len(_values(rows, "seed"))
-    table = [[method, f"{cost:.0f}", f"{gain:.2f}", f"{taken:.2f}"] for method, (cost, gain, taken) in sorted(means.items(), key=lambda one: one[1][0])]
+    table = [
+        [method, f"{cost:.0f}", f"{gain:.2f}", f"{taken:.2f}"]
+        for method, (cost, gain, taken) in sorted(means.items(), key=lambda one: one[1][0])
+    ]
     series: dict[str, list[tuple[float, float]]] = {}
     for method, (cost, gain, _) in means.items():
-        series.setdefault(method.split(",")[0].split(" as ")[0] + (" as published" if "published" in method else ""), []).append((cost, gain))
+        series.setdefault(method.split(",")[0].split(" as ")[0] + (" as published" if "published" in method else ""), []).append(
+            (cost, gain)
+        )
     product = fmean(row["product"] for row in rows)
     return [
-        f"{seeds} networks.  A further product costs {product:.2f} training steps.  *Directions*: what the found directions gain on 8 192 other "
-        "images, as a part of what a reference fitted to 8 192 gains there.  *Taken*: the same for the best 35 % of channels by the scorer's own index.",
+        f"{seeds} networks.  A further product costs {product:.2f} training steps.  *Directions*: what the found directions gain "
+        "on 8 192 other images, as a part of what a reference fitted to 8 192 gains there.  *Taken*: the same for the best 35 % of "
+        "channels by the scorer's own index.",
         _table(("method", "training steps", "directions", "taken"), table),
         shelf.add("score", plots.curves("gain found", series, "training-step equivalents")),
     ]
@@ -116,13 +123,16 @@ def law(rows: list[Values], shelf: Shelf) -> list[str]:
     table, series = [], {}
     for norm in _values(rows, "norm"):
         for operator in _values(rows, "operator"):
-            errors = {step: _error([row for row in rows if (row["norm"], row["operator"], row["step"]) == (norm, operator, step)]) for step in steps}
+            errors = {
+                step: _error([row for row in rows if (row["norm"], row["operator"], row["step"]) == (norm, operator, step)])
+                for step in steps
+            }
             name = f"{operator}, {'norms' if norm else 'no norms'}"
             table.append([name, *errors.values()])
             series[name] = [(step, float(error.rstrip(" %"))) for step, error in errors.items() if error.endswith("%")]
     return [
-        "Largest relative error of the prediction over sets of candidates, all of a set added at once, in float64.  0 stands for a predicted "
-        "and realised change of zero (below 1e-12 nats), a dash for an operator with nothing to propose.",
+        "Largest relative error of the prediction over sets of candidates, all of a set added at once, in float64.  0 stands "
+        "for a predicted and realised change of zero (below 1e-12 nats), a dash for an operator with nothing to propose.",
         _table(("operator", *(f"{step:g}" for step in steps)), table),
         shelf.add("law", plots.curves("error of the predicted change, %", {k: v for k, v in series.items() if v}, "step", y_log=True)),
     ]
@@ -146,7 +156,10 @@ def saturation(rows: list[Values], shelf: Shelf) -> list[str]:  # noqa: ARG001 -
             own = [row for row in of_task if row["macs"] == macs]
             losses, right = [row["selection_loss"] for row in own], [row["selection_accuracy"] for row in own]
             table.append([task, macs, len(own), spread(losses), spread(right)])
-    return ["The expert's pyramid at three sizes, trained alike; selection images.", _table(("task", "MACs", "seeds", "loss (sd)", "accuracy (sd)"), table)]
+    return [
+        "The expert's pyramid at three sizes, trained alike; selection images.",
+        _table(("task", "MACs", "seeds", "loss (sd)", "accuracy (sd)"), table),
+    ]
 
 
 def _values(rows: Iterable[Values], name: str) -> list[str]:

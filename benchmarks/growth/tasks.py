@@ -98,7 +98,14 @@ def _moved(images: Tensor, generator: torch.Generator, turn: float, zoom: tuple[
 
     angle, scale, shear = uniform(-turn, turn), uniform(*zoom), uniform(-0.3, 0.3)
     cos, sin = angle.cos(), angle.sin()
-    rows = [scale * cos, scale * (shear * cos - sin), uniform(-shift, shift), scale * sin, scale * (shear * sin + cos), uniform(-shift, shift)]
+    rows = [
+        scale * cos,
+        scale * (shear * cos - sin),
+        uniform(-shift, shift),
+        scale * sin,
+        scale * (shear * sin + cos),
+        uniform(-shift, shift),
+    ]
     grid = functional.affine_grid(torch.stack(rows, 1).view(count, 2, 3), [count, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
 

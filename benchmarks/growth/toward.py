@@ -72,4 +72,6 @@ def _wanted(theta: Tensor, count: int, generator: torch.Generator) -> GroupScore
     index[torch.randperm(len(theta), generator=generator)[:count]] = -1
     drawn = torch.randn(theta.shape, generator=generator)
     norm = theta.norm(dim=1)
-    return GroupScore(index / norm.square().clamp_min(1e-12), drawn / drawn.norm(dim=1, keepdim=True), torch.full_like(index, torch.nan), norm)
+    return GroupScore(
+        index / norm.square().clamp_min(1e-12), drawn / drawn.norm(dim=1, keepdim=True), torch.full_like(index, torch.nan), norm
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.growth import tasks
 from benchmarks.growth.arms import ARMS, Runs, Setting
-from benchmarks.growth.results import Key, Results, Values
+from benchmarks.growth.records import Key, Results, Values
 from benchmarks.growth.shaped import CHEAP, SHAPED
 from growth.training import NotANumber
 

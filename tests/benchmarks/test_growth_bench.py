@@ -13,7 +13,7 @@ from benchmarks.growth import page, tasks
 from benchmarks.growth.arms import ARMS, Runs, Setting
 from benchmarks.growth.factorial import arms_of
 from benchmarks.growth.nets import PYRAMID, macs, small, times
-from benchmarks.growth.results import Clock, OutOfTime, Results
+from benchmarks.growth.records import Clock, OutOfTime, Results
 from benchmarks.growth.stats import difference, paired
 from benchmarks.growth.toward import even_path, register
 from growth.config import GrowthConfig
