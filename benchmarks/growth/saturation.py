@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from benchmarks.growth import tasks
 from benchmarks.growth.arms import EPOCHS
 from benchmarks.growth.nets import PYRAMID, macs, small, times
@@ -32,6 +30,6 @@ def trained(task: str, factor: int, seed: int) -> Values:
     network, data = times(small(PYRAMID, tasks.TASKS[task].classes), factor), tasks.without_test(tasks.load(task))
     steps = EPOCHS * size(data.train) // BATCH
     config = GrowthConfig(limit=1e12, rounds=0, steps_per_round=0, final_steps=steps, batch_size=BATCH, learning_rate=RATE, seed=seed)
-    *_, last = Growth.start(replace(network), data, Macs(), config).events()
+    *_, last = Growth.start(network, data, Macs(), config).events()
     assert isinstance(last, Finished)
     return {"macs": macs(network), "selection_loss": last.selection.loss, "selection_accuracy": last.selection.accuracy}

@@ -120,7 +120,8 @@ def score(rows: list[Values], shelf: Shelf) -> list[str]:
 def law(rows: list[Values], shelf: Shelf) -> list[str]:
     """Predicted against realised change of the loss, by operator and step."""
     steps = sorted(_values(rows, "step"))
-    table, series = [], {}
+    table: list[list[str]] = []
+    series: dict[str, list[tuple[float, float]]] = {}
     for norm in _values(rows, "norm"):
         for operator in _values(rows, "operator"):
             errors = {

@@ -61,7 +61,7 @@ def even_path(start: Widths, widths: Widths, rounds: int) -> list[Widths]:
     """Equal factors per round, rounded down: by Hoelder's inequality no round then takes more than its share of the MACs."""
 
     def at(low: int, high: int, number: int) -> int:
-        return math.floor(low * (high / low) ** (number / rounds) + 1e-9)
+        return math.floor(low * math.pow(high / low, number / rounds) + 1e-9)
 
     return [start, *(tuple(at(low, high, number) for low, high in zip(start, widths, strict=True)) for number in range(1, rounds + 1))]
 
