@@ -119,7 +119,7 @@ def score(rows: list[Values], shelf: Shelf) -> list[str]:
 
 def law(rows: list[Values], shelf: Shelf) -> list[str]:
     """Predicted against realised change of the loss, by operator and step."""
-    steps = sorted(_values(rows, "step"))
+    steps = sorted(float(step) for step in _values(rows, "step"))
     table: list[list[str]] = []
     series: dict[str, list[tuple[float, float]]] = {}
     for norm in _values(rows, "norm"):
