@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from benchmarks.growth.arms import ARMS, Runs, Setting
 from benchmarks.growth.factorial import arms_of
 from benchmarks.growth.nets import PYRAMID, macs, small, times
 from benchmarks.growth.records import Clock, OutOfTime, Results
+from benchmarks.growth.shaped import Shaped
 from benchmarks.growth.stats import difference, paired
 from benchmarks.growth.toward import even_path, register
 from growth.config import GrowthConfig
@@ -21,6 +23,7 @@ from growth.controls import WIDTH_RULES
 from growth.groups import find_groups
 from growth.loop import Growth
 from growth.networks import build
+from growth.scorers import GroupScore
 from growth.training import Data, fetch, size
 
 FRESH = Clock.minutes(10)
@@ -148,6 +151,58 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     assert "-0.200 ± 0.000" in text
     assert "better than uniform" in text
     assert "worse than cost_only" in text
+
+
+def test_every_section_shows_its_results_and_its_plots_are_well_formed(tmp_path: Path) -> None:
+    rounds = [{"outcome": "grown", "predicted": -0.01, "at_growth": -0.02, "rolled_back": False}]
+    attempt = {"kind": "tried", "setting": "s", "task": "digits", "arm": "energy/inherited", "seed": 0}
+    parts: dict[str, list[dict[str, object]]] = {
+        "tried": [
+            {**attempt, "variant": "splits", "selection_loss": 1.25, "widths": [4, 5], "cost": 9.0, "rounds": rounds},
+            {**attempt, "variant": "firefly", "selection_loss": None, "failure": "the training loss is nan"},
+        ],
+        "score": [
+            {"kind": "score", "seed": 0, "method": method, "directions": 0.5, "taken": 0.75, "step_equivalents": steps, "product": 0.4}
+            for method, steps in (("ours, 256 images", 10.0), ("ours, 512 images", 20.0), ("rayleigh as published, 512 images", 90.0))
+        ],
+        "law": [
+            {"kind": "law", "norm": True, "seed": 0, "operator": name, "step": step, "sets": sets}
+            for step in (0.1, 1.0)
+            for name, sets in (
+                ("split", [{"adds": 1, "predicted": -step, "realised": -1.25 * step}]),
+                ("twins", [{"adds": 1, "predicted": 0.0, "realised": 0.0}]),
+                ("gradmax", []),
+            )
+        ],
+        "tasks": [{"kind": "tasks", "task": "digits", "macs": 42, "seed": 0, "selection_loss": 1.5, "selection_accuracy": 0.5}],
+    }  # fmt: skip
+    for part, rows in parts.items():
+        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page.write(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    for expected in (
+        "| splits | energy/inherited | 1 | 1.250 | 9 | 1 of 1 | 4 5 |",
+        "diverged: the training loss is nan",
+        "| split, norms | 20 % | 20 % |",
+        "| twins, norms | 0 | 0 |",
+        "| gradmax, norms | – | – |",
+        "| ours, 256 images | 10 | 0.50 | 0.75 |",
+        "Not run yet.",
+    ):
+        assert expected in text
+    drawn = sorted((tmp_path / "page").glob("*.svg"))
+    assert [plot.stem for plot in drawn] == ["law", "score"]
+    assert all(ElementTree.parse(plot).getroot().tag.endswith("svg") for plot in drawn)
+
+
+def test_a_floor_ranks_what_the_index_does_not_and_smoothing_ranks_groups() -> None:
+    score = GroupScore(torch.tensor([-4.0, 1.0, -2.0]), torch.eye(3), torch.zeros(3), torch.ones(3))
+    floored = Shaped(floor=1.0)._shaped(score, torch.tensor([4.0, 0.0, 2.0]), 3.0)
+    assert floored.relative_index.tolist() == [-4.0, -3.0, -3.0]
+    smooth = Shaped(smooth=True)._shaped(score, torch.tensor([4.0, 0.0, 2.0]), 0.0)
+    assert smooth.relative_index.tolist() == [-2.0, -2.0, -2.0]
+    fading = Shaped(fading=True)._shaped(score, torch.tensor([4.0, 0.0, 2.0]), 0.0)
+    assert fading.relative_index.tolist() == pytest.approx([-4.0, 0.0, -2.0 * 3 / 4])
 
 
 def _few() -> Data:
