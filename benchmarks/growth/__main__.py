@@ -19,7 +19,7 @@ from benchmarks.growth.tasks import TASKS
 from benchmarks.growth.tried import tried
 from costs.model import Macs
 
-PARTS = ("tasks", "law", "score", "tried", "factorial")
+PARTS = ("tasks", "law", "score", "factorial", "tried")
 
 
 def main() -> None:

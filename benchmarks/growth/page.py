@@ -16,7 +16,8 @@ INTRODUCTION = """# Does growing pay?
 Written by `make bench-growth` from `benchmarks/growth/results/`; the command goes on where it stopped and writes this page anew.
 Machine: a 2-core CPU, one thread.  Images have 16 pixels, networks MobileNetV1's blocks in six channel groups (40 k to 340 k MACs).
 Intervals are 95 % t intervals of differences paired by seed.  "Better" and "worse" are said only where the interval excludes zero;
-intervals of few seeds are wide, and no correction is made for the number of comparisons.  Losses are cross-entropies in nats."""
+intervals of few seeds are wide, and no correction is made for the number of comparisons.  Losses are cross-entropies in nats.
+Each table gives its number of seeds: what is asked for is at least 5, on three tasks, and running the command again adds what is missing."""
 
 
 class Plots:
@@ -33,8 +34,9 @@ class Plots:
 
 
 def write(folder: Path, page: Path) -> None:
-    """The page of all results in ``folder``; a part without results is named as missing."""
-    plots, blocks = Plots(page), [INTRODUCTION]
+    """The page of all results in ``folder``, with its ``notes.md`` where it has one; a part without results is named as missing."""
+    plots, notes = Plots(page), folder / "notes.md"
+    blocks = [INTRODUCTION, *([notes.read_text().strip()] if notes.exists() else [])]
     for part, section in SECTIONS.items():
         rows = Results(folder / f"{part}.jsonl", Clock.minutes(0)).all()
         title, text = section.__doc__ or "", section(rows, plots) if rows else ["Not run yet."]
