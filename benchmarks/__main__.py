@@ -16,8 +16,9 @@ def main() -> int:
     failed = []
     for name in sys.argv[1:] or NAMES:
         print(f"\n== {name}", flush=True)
-        command = [sys.executable, str(FOLDER / f"{name}.py"), "--output", str(results / f"{name}.json")]
-        if subprocess.run(command, check=False).returncode:
+        # As a module: a script's own folder comes first on its path, and `benchmarks/growth` would hide the library.
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--output", str(results / f"{name}.json")]
+        if subprocess.run(command, check=False, cwd=FOLDER.parent).returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

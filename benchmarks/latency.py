@@ -5,7 +5,7 @@ all the others (leave-one-out; columns say prediction / measurement - 1).  Besid
 and MACs with an intercept.  Half of
 the random networks have widths off the measured grid, so the step model is tried as well.
 
-    python benchmarks/latency.py --output latency.json
+    python -m benchmarks.latency --output latency.json
 """
 
 from __future__ import annotations

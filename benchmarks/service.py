@@ -8,7 +8,7 @@ Twice, with the same data, config and threads:
 - in the worker's loop: its time outside the growth loop (progress, curves, checkpoints into a real store) over its time inside.  What
   other processes take from its core is not seen.
 
-    python benchmarks/service.py --output service.json
+    python -m benchmarks.service --output service.json
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def through_service(client: Client) -> float:
 
 def in_library(_: Client) -> float:
     """The same in a process of its own, without the service."""
-    command = [sys.executable, __file__, "--library"]
+    command = [sys.executable, "-m", "benchmarks.service", "--library"]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 
 

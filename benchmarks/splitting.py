@@ -1,6 +1,6 @@
 """What one splitting product costs, in training steps of the same network, batch and memory format.
 
-Run: ``python benchmarks/splitting.py [--output FILE.json]``.  The calls of a round follow each other on one thread; a ratio is the
+Run: ``python -m benchmarks.splitting [--output FILE.json]``.  The calls of a round follow each other on one thread; a ratio is the
 median over rounds of the ratio within a round, so that what slows a shared machine for a while slows both sides.
 
 - first: a new ``SplittingProduct`` and its first product: forward, backward to activations, preparation and the product itself;
@@ -15,7 +15,7 @@ import ctypes
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -101,7 +101,7 @@ def compare(multiplier: float, memory_format: str, activation: Activation, batch
     return Result(multiplier, memory_format, median(times["step"]) * 1e3, ratio["first"], ratio["next"], rounds)
 
 
-def interleave(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each call; every round makes each once, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 2):

@@ -4,7 +4,7 @@ with ``--per-second`` at a fixed rate for all of them together, whether the serv
 A real server process, SQLite on this disk, a Valkey beside it that receives every message; no worker, so nothing else competes.
 Besides: the server's resident memory, and whether torch is mapped into its process.
 
-Run: ``python benchmarks/submit.py [--clients 20] [--jobs 1000] [--per-second 0] [--output FILE.json]``
+Run: ``python -m benchmarks.submit [--clients 20] [--jobs 1000] [--per-second 0] [--output FILE.json]``
 """
 
 from __future__ import annotations
