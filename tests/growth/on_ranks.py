@@ -31,8 +31,9 @@ from growth.training import Data, Learner, evaluate, evaluate_batches, seeded, s
 NETWORK = Network("plain", (4, 4), 8, 1, 3)
 LIMIT = 3 * Macs().network(NETWORK.wiring().shapes()).value
 CONFIG = GrowthConfig(
-    limit=LIMIT, rounds=2, steps_per_round=4, final_steps=3, batch_size=12, scoring_samples=36, fresh_samples=16, learning_rate=0.05
-)
+    limit=LIMIT, rounds=2, steps_per_round=4, final_steps=3, batch_size=12, scoring_samples=36, fresh_samples=16, learning_rate=0.05,
+    operators=("split", "firefly"), step_rule="line_search",
+)  # fmt: skip
 
 
 def images(count: int, seed: int) -> TensorDataset:
@@ -113,6 +114,14 @@ def _comparable(event: Event) -> Event:
     return replace(event, seconds=0.0) if isinstance(event, Scored) else event
 
 
+def fitting() -> bool:
+    """Whether prepared batches fit where one process keeps two of the three."""
+    model = build(NETWORK, seeded(0, "weights")).double()
+    graph = find_groups(model, BATCHES[0][0])
+    size = SplittingProduct(model, graph, BATCHES, cross_entropy)._prepare(0).size_bytes
+    return SplittingProduct(model, graph, BATCHES, cross_entropy, keep_bytes=2 * size).fits
+
+
 def refused() -> dict[str, str]:
     """What goes wrong on one rank, or is not alike on all, by what was tried."""
     broken: Batch = (torch.full((4, 1, 8, 8), math.nan), torch.zeros(4, dtype=torch.int64))
@@ -144,7 +153,7 @@ def refused() -> dict[str, str]:
 
 
 SCENARIOS: dict[str, Callable[[Path], object]] = {
-    "alike": lambda folder: {"found": found(), "stepped": stepped(), "refused": refused()},
+    "alike": lambda folder: {"found": found(), "stepped": stepped(), "fits": fitting(), "refused": refused()},
     "grown": grown,
 }
 
