@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
@@ -96,14 +97,14 @@ def grown(folder: Path) -> dict[str, Any]:
         events.append(_comparable(event))
         growth.save(folder / str(len(events)))
     growth.save(folder / "end")
-    distributed.wait()
+    dist.barrier()
     rounds = [event for event in events if isinstance(event, Round)]
     kinds = {type(event): number for number, event in enumerate(events, 1)}  # the last of each
     for number in {2, *kinds.values()} - {len(events)}:
         resumed = Growth.resume(folder / str(number), DATA, Macs())
         assert [_comparable(event) for event in resumed.events()] == events[number:]
         resumed.save(folder / f"end{number}")
-        distributed.wait()
+        dist.barrier()
         (tensors, state), (others, other) = read(folder / "end"), read(folder / f"end{number}")
         assert state == other
         assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
