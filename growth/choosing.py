@@ -11,6 +11,7 @@ import torch
 
 from costs.model import Cost, CostModel
 from costs.shapes import Wiring
+from growth import distributed
 from growth.events import Outcome, Proposal
 from growth.operators.base import Candidates
 from growth.operators.choice import Pick, channels_added, menus, picked
@@ -30,7 +31,7 @@ class Room:
     def pick(self, candidates: Sequence[Candidates]) -> tuple[list[Pick], float]:
         """Those of largest total gain that fit, and the optimality gap that was proven."""
         groups = menus(candidates, self.wiring.widths, self.largest)
-        selection = select([menu.totals for menu in groups], self.wiring, self.cost_model, self.limit)
+        selection = distributed.of_first(select([menu.totals for menu in groups], self.wiring, self.cost_model, self.limit))
         return [pick for menu, count in zip(groups, selection.counts, strict=True) for pick in menu.chosen(count)], selection.gap
 
     def obstacle(self, candidates: Sequence[Candidates]) -> tuple[Outcome, str]:

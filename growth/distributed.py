@@ -95,6 +95,11 @@ def from_first(tensors: Sequence[Tensor]) -> list[Tensor]:
     return sent
 
 
+def of_first(value: _T) -> _T:
+    """Rank 0's value on all ranks, for what a clock may have had a say in."""
+    return _gathered(value)[0]
+
+
 def replicated(model: nn.Module) -> nn.Module:
     """What training steps go through: ``model``, with gradients averaged over the ranks whenever there are several.
 
