@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from growth.notebook import grow
     from growth.operators import OPERATORS
     from growth.preprocessing import Preprocessing
+    from growth.removal import Removal, remove_channels
     from growth.scorers import SCORERS
     from growth.selection import Selection, select
+    from growth.shrinking import choose_removals, departures
     from growth.surgery import Offspring, Split, add_channels, widen
     from growth.training import Data, Evaluation, NotANumber, evaluate
 
@@ -37,8 +39,10 @@ _HOMES = {
     "notebook": ("grow",),
     "operators": ("OPERATORS",),
     "preprocessing": ("Preprocessing",),
+    "removal": ("Removal", "remove_channels"),
     "scorers": ("SCORERS",),
     "selection": ("Selection", "select"),
+    "shrinking": ("choose_removals", "departures"),
     "surgery": ("Offspring", "Split", "add_channels", "widen"),
     "training": ("Data", "Evaluation", "NotANumber", "evaluate"),
 }
@@ -46,8 +50,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CONTROLS", "OPERATORS", "SCORERS", "ChannelGraph", "CheckpointError", "Classifier", "Data", "Evaluation", "Finished", "Growth",
-    "GrowthConfig", "NotANumber", "Offspring", "Preprocessing", "Proposal", "Round", "Scored", "Selection", "Split", "Step", "TraceError",
-    "add_channels", "build", "control", "evaluate", "find_groups", "grow", "load_network", "save_network", "select", "widen",
+    "GrowthConfig", "NotANumber", "Offspring", "Preprocessing", "Proposal", "Removal", "Round", "Scored", "Selection", "Split", "Step",
+    "TraceError", "add_channels", "build", "choose_removals", "control", "departures", "evaluate", "find_groups", "grow", "load_network",
+    "remove_channels", "save_network", "select", "widen",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from costs.model import Cost, CostModel
@@ -14,9 +15,11 @@ from costs.shapes import Wiring
 from growth import distributed
 from growth.events import Outcome, Proposal
 from growth.operators.base import Candidates
-from growth.operators.choice import Pick, channels_added, menus, picked
+from growth.operators.choice import Menu, Pick, channels_added, menus, picked
 from growth.reliability import FreshSample, Prediction
+from growth.removal import Removal
 from growth.selection import select
+from growth.shrinking import Departures, floors
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,21 @@ class Room:
     limit: float
     largest: Sequence[int]
 
-    def pick(self, candidates: Sequence[Candidates]) -> tuple[list[Pick], float]:
-        """Those of largest total gain that fit, and the optimality gap that was proven."""
+    def pick(self, candidates: Sequence[Candidates], departures: Departures | None = None) -> tuple[list[Pick], list[Removal], float]:
+        """Those of largest total gain that fit, with the departures that pay for them, and the optimality gap that was proven.
+
+        A group is widened or made narrower, whichever is worth more.
+        """
         groups = menus(candidates, self.wiring.widths, self.largest)
-        selection = distributed.of_first(select([menu.totals for menu in groups], self.wiring, self.cost_model, self.limit))
-        return [pick for menu, count in zip(groups, selection.counts, strict=True) for pick in menu.chosen(count)], selection.gap
+        if departures is None:
+            selection = distributed.of_first(select([menu.totals for menu in groups], self.wiring, self.cost_model, self.limit))
+            return _picks(groups, selection.counts), [], selection.gap
+        keeps = departures.keeps(floors(self.wiring.widths))
+        totals = [np.append(keep.totals, keep.totals[-1] + menu.totals[1:]) for keep, menu in zip(keeps, groups, strict=True)]
+        narrowest = replace(self.wiring, widths=tuple(keep.floor for keep in keeps))
+        selection = distributed.of_first(select(totals, narrowest, self.cost_model, self.limit))
+        added = [max(0, after - width) for after, width in zip(selection.widths, self.wiring.widths, strict=True)]
+        return _picks(groups, added), departures.leaving(keeps, selection.widths), selection.gap
 
     def obstacle(self, candidates: Sequence[Candidates]) -> tuple[Outcome, str]:
         """Why nothing was picked."""
@@ -44,6 +57,10 @@ class Room:
             if self.wiring.widths[group] + one.offspring.added <= self.largest[group]:
                 return "budget", f"nothing that gains fits the round's limit of {self.limit:.6g} {self.cost_model.unit}"
         return "widest", "every group that would gain is as wide as max_growth allows"
+
+
+def _picks(groups: Sequence[Menu], counts: Sequence[int]) -> list[Pick]:
+    return [pick for menu, count in zip(groups, counts, strict=True) for pick in menu.chosen(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +76,17 @@ class Choice:
     judging: FreshSample  # what ``predicted`` was measured on
     fresh: FreshSample  # all fresh images that were used
     scale: float = 1.0  # how far the chosen go, in units of the split step
+    leaving: Sequence[Removal] = ()  # what makes room for the chosen
 
     @property
     def taken(self) -> Sequence[Candidates]:
         """What is added."""
         return self.chosen if self.outcome == "grown" else ()
+
+    @property
+    def removed(self) -> Sequence[Removal]:
+        """What goes."""
+        return self.leaving if self.outcome == "grown" else ()
 
     def proposal(self, number: int, room: Room, cost_before: Cost, loss_before: float, split_step: float) -> Proposal:
         """The choice as round ``number`` of a run with this ``split_step`` reports it, before anything is added."""
@@ -75,8 +98,8 @@ class Choice:
         return Proposal(
             number=number,
             widths_before=room.wiring.widths,
-            channels_added=channels_added(self.taken, len(room.largest)),
-            added_by=added_by(self.taken),
+            channels_added=net_channels(self.taken, self.removed, len(room.largest)),
+            added_by=added_by(self.taken) | removed_by(self.removed),
             cost_before=cost_before,
             limit=room.limit,
             split_step=self.scale * split_step,
@@ -103,11 +126,11 @@ def choose(candidates: Sequence[Candidates], scoring_images: int, draw: Callable
     ranking = draw(0)
     for number in range(1, draws):
         known = ranked(candidates, scoring_images, ranking)
-        picks, gap = room.pick(known)
+        picks, removals, gap = room.pick(known, ranking.departures)
         if not picks:
             return _nothing(known, gap, room, ranking)
         judging = draw(number)
-        choice = _judged(known, picks, gap, judging, ranking.joined(judging))
+        choice = _judged(known, picks, removals, gap, judging, ranking.joined(judging))
         if choice.predicted.reliable:
             return choice
         ranking = choice.fresh
@@ -131,10 +154,10 @@ def ranked(candidates: Sequence[Candidates], scoring_images: int, ranking: Fresh
 
 def take(candidates: Sequence[Candidates], judging: FreshSample, room: Room) -> Choice:
     """What a ranking that claims no gain likes best, whatever fresh images say about it."""
-    picks, gap = room.pick(candidates)
+    picks, _, gap = room.pick(candidates)
     if not picks:
         return _nothing(candidates, gap, room, judging)
-    return _judged(candidates, picks, gap, judging, judging)
+    return _judged(candidates, picks, [], gap, judging, judging)
 
 
 def everything(candidates: Sequence[Candidates]) -> list[Pick]:
@@ -150,10 +173,10 @@ def added_by(chosen: Sequence[Candidates]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def digest(chosen: Sequence[Candidates]) -> str:
-    """Of everything that would be added, bit for bit."""
-    found = hashlib.sha256()
-    for one in chosen:
+def digest(choice: Choice) -> str:
+    """Of everything that is added and removed, bit for bit."""
+    found = hashlib.sha256(repr([(one.group, one.channels.tolist()) for one in choice.removed]).encode())
+    for one in choice.taken:
         added = one.offspring
         statistics = [part for known in added.statistics if known is not None for part in known]
         found.update(f"{one.operator} {added.group}".encode())
@@ -162,17 +185,37 @@ def digest(chosen: Sequence[Candidates]) -> str:
     return found.hexdigest()
 
 
-def summary(chosen: Sequence[Candidates]) -> str:
+def removed_by(removals: Sequence[Removal]) -> dict[str, int]:
+    """Channels removed, below 0."""
+    gone = sum(len(one.channels) for one in removals)
+    return {"removal": -gone} if gone else {}
+
+
+def net_channels(chosen: Sequence[Candidates], removals: Sequence[Removal], groups: int) -> tuple[int, ...]:
+    """By group, channels added, or below 0 where some go."""
+    counts = list(channels_added(chosen, groups))
+    for one in removals:
+        counts[one.group] -= len(one.channels)
+    return tuple(counts)
+
+
+def summary(chosen: Sequence[Candidates], removals: Sequence[Removal] = ()) -> str:
     """In words."""
-    return f"added {sum(one.channels for one in chosen)} channels: " + ", ".join(
-        f"{count} by {operator}" for operator, count in added_by(chosen).items()
+    gone = sum(len(one.channels) for one in removals)
+    return (
+        f"added {sum(one.channels for one in chosen)} channels: "
+        + ", ".join(f"{count} by {operator}" for operator, count in added_by(chosen).items())
+        + (f"; removed {gone} to make room" if gone else "")
     )
 
 
-def _judged(candidates: Sequence[Candidates], picks: Sequence[Pick], gap: float, judging: FreshSample, fresh: FreshSample) -> Choice:
+def _judged(
+    candidates: Sequence[Candidates], picks: Sequence[Pick], removals: Sequence[Removal], gap: float, judging: FreshSample,
+    fresh: FreshSample,
+) -> Choice:  # fmt: skip
     """The selected candidates with what other images say about them."""
-    chosen = picked(candidates, picks)
-    return Choice("grown", summary(chosen), candidates, gap, chosen, judging.prediction(picks), judging, fresh)
+    chosen, predicted = picked(candidates, picks), judging.prediction(picks, removals)
+    return Choice("grown", summary(chosen, removals), candidates, gap, chosen, predicted, judging, fresh, leaving=removals)
 
 
 def _doubt(choice: Choice) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Schedule = Literal["one_cycle", "cosine"]
+Precision = Literal["float32", "bfloat16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
 StepRule = Literal["fixed", "line_search", "gauss_newton"]
 
 
@@ -21,10 +23,14 @@ class GrowthConfig:
     ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.  ``max_growth`` bounds each group's width in units of
     its seed width.  A search uses ``scoring_samples`` training images to find candidates, ``fresh_samples`` others to rank them and as
     many again to judge the best; while the gain is not reliable the fresh images are doubled, up to ``max_fresh_samples`` in all.
-    ``learning_rate`` is the peak of one schedule over all stages.
+    With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
+    ``learning_rate`` is the peak of one schedule over all stages.  ``distillation`` is the part of the loss, after growing and until the
+    round is over, that is the cross-entropy against the parent's class probabilities instead of the classes.  Training steps compute
+    in ``precision`` (weights and all that is judged stay in float32), in ``memory_format``, and ``compiled`` by torch; scores do not.
     With ``compute_limit_macs`` the final stage is as long as that much charged compute allows, and ``final_steps`` only plans the
     schedule.  With ``planned_widths``, the widths after each round, rounds follow that plan by exact twins (``growth.twins``) and score
-    nothing.  ValueError for a value out of range.
+    nothing.  With ``slimming``, the strength of an L1 penalty on the norms' scales until the last round, rounds remove the channels of
+    smallest scales down to their limits (``growth.slimming``); neither is rolled back.  ValueError for a value out of range.
     """
 
     limit: float
@@ -45,9 +51,15 @@ class GrowthConfig:
     scoring_samples: int = 512
     fresh_samples: int = 256
     max_fresh_samples: int = 2048
+    distillation: float = 0.0
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"
+    compiled: bool = False
     seed: int = 0
     compute_limit_macs: int | None = None
     planned_widths: Sequence[Sequence[int]] | None = None
+    slimming: float | None = None
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -60,20 +72,26 @@ class GrowthConfig:
             ("momentum", 0, 0.9999),
             ("weight_decay", 0, 1),
             ("split_step", 1e-6, 10),
+            ("distillation", 0, 1),
             ("softplus_beta", 1e-3, 1e3),
             ("max_growth", 1, 1e6),
             ("scoring_samples", 2, 10**9),
             ("fresh_samples", 2, 10**9),
             ("max_fresh_samples", 2 * self.fresh_samples, 10**9),
             ("seed", 0, 2**63 - 1),
+            *([("slimming", 0, 1)] if self.slimming is not None else []),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
         if self.schedule not in ("one_cycle", "cosine"):
             raise ValueError(f"schedule is {self.schedule!r}; choose one_cycle or cosine")
-        if self.step_rule not in get_args(StepRule):
-            raise ValueError(f"step_rule is {self.step_rule!r}; choose one of {', '.join(get_args(StepRule))}")
+        choices = {"step_rule": StepRule, "precision": Precision, "memory_format": MemoryFormat}
+        for name, literal in choices.items():
+            if getattr(self, name) not in get_args(literal):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(literal))}")
+        if self.slimming is not None and self.planned_widths is not None:
+            raise ValueError("slimming and planned_widths both say what rounds do; give one of them")
 
     @property
     def growth_steps(self) -> int:

@@ -5,9 +5,11 @@
 - ``random``: growth with channels and directions chosen by chance.
 - ``twins``: the main run's widths, round by round, with exact twins in place of offspring: wider, and no capacity added.
 - ``seed_alone``: the seed's own widths, never grown.
+- ``slimming``: a wider network, the largest multiple of the seed's widths at twice the limit, slimmed to the limit (``growth.slimming``).
 
 None spends more than the main run was charged, scoring included: ``random`` and ``twins`` put what they save on scoring into a longer
-final stage, the others train one network from scratch for as many steps as that buys.  So does ``retrained``, which is no control: it
+final stage, ``slimming`` trains the wider network on two fifths of it, the others train one network from scratch for as many steps as
+that buys.  So does ``retrained``, which is no control: it
 has the main run's final widths, and finding them cost as much again.
 """
 
@@ -21,17 +23,19 @@ import numpy as np
 from costs.families import Network, largest_widths
 from costs.model import CostModel, Macs
 from costs.shapes import Wiring
-from costs.table import NoCost
 from growth.config import GrowthConfig
 from growth.loop import Growth
 from growth.rounds import round_limit
-from growth.selection import select
+from growth.selection import fits, select
 from growth.training import size
 
 Widths = tuple[int, ...]
 WidthRule = Callable[[Wiring, CostModel, GrowthConfig], Widths]
 _HALVINGS = 30  # of an interval of multipliers
 _HALF_OPEN = 1e-9  # just past a width's half: where it is rounded up, whatever rounding does at the half itself
+_WIDER = 2.0  # cost of the network that is slimmed, in units of the limit
+_WIDE_PART = 0.4  # of the compute
+_SLIMMING = 1e-3  # strength of the penalty on scales
 _BEYOND = 1.25  # costs can fall with width, so multipliers up to this much beyond the first that does not fit are tried too
 
 
@@ -44,6 +48,8 @@ def control(name: str, seed: Network, main: Growth, cost_model: CostModel, confi
     if name == "twins":
         plan = tuple(taken.widths_after for taken in main.rounds)
         return seed, replace(config, rounds=len(plan), planned_widths=plan, compute_limit_macs=main.charged_macs)
+    if name == "slimming":
+        return _slimming(seed, main, cost_model, config)
     return _from_scratch(replace(seed, widths=WIDTH_RULES[name](seed.wiring(), cost_model, config)), main, config)
 
 
@@ -53,9 +59,25 @@ def retrained(main: Growth, config: GrowthConfig) -> tuple[Network, GrowthConfig
 
 
 def _from_scratch(network: Network, main: Growth, config: GrowthConfig) -> tuple[Network, GrowthConfig]:
-    macs = int(Macs().network(network.wiring().shapes()).value)
-    steps = main.charged_macs // (3 * macs * min(config.batch_size, size(main.data.train)))
+    steps = main.charged_macs // _step_macs(network, main, config)
     return network, replace(config, rounds=0, steps_per_round=0, final_steps=steps, compute_limit_macs=main.charged_macs)
+
+
+def _slimming(seed: Network, main: Growth, cost_model: CostModel, config: GrowthConfig) -> tuple[Network, GrowthConfig]:
+    """As many steps after slimming as before it can't cost more than those, so that a last stage is left in any case."""
+    twice, wiring = replace(config, limit=_WIDER * config.limit), seed.wiring()
+    wide, fitting = (replace(seed, widths=uniform_widths(wiring, cost_model, each)) for each in (twice, config))
+    before, after = (_step_macs(network, main, config) for network in (wide, fitting))
+    steps = int(_WIDE_PART * main.charged_macs) // before
+    final = max(0, main.charged_macs - steps * (before + after)) // after
+    return wide, replace(
+        config, rounds=1, steps_per_round=steps, final_steps=final, slimming=_SLIMMING, compute_limit_macs=main.charged_macs
+    )
+
+
+def _step_macs(network: Network, main: Growth, config: GrowthConfig) -> int:
+    macs = int(Macs().network(network.wiring().shapes()).value)
+    return 3 * macs * min(config.batch_size, size(main.data.train))
 
 
 def seed_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) -> Widths:  # noqa: ARG001 - a rule, if a constant one
@@ -73,11 +95,11 @@ def uniform_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig) 
     low, high = 1.0, config.max_growth
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _fits(times(middle), wiring, cost_model, config.limit) else (low, middle)
+        low, high = (middle, high) if fits(times(middle), wiring, cost_model, config.limit) else (low, middle)
     # Each width's next value begins at half a channel more.
     steps = {(more + 0.5) / width for width, top in zip(wiring.widths, most, strict=True) for more in range(width, top)}
     beyond = [factor for factor in steps if low < factor <= low * _BEYOND]
-    fitting = [times(factor + _HALF_OPEN) for factor in beyond if _fits(times(factor + _HALF_OPEN), wiring, cost_model, config.limit)]
+    fitting = [times(factor + _HALF_OPEN) for factor in beyond if fits(times(factor + _HALF_OPEN), wiring, cost_model, config.limit)]
     return max([times(low), *fitting])
 
 
@@ -91,12 +113,5 @@ def cost_only_widths(wiring: Wiring, cost_model: CostModel, config: GrowthConfig
     return wiring.widths
 
 
-def _fits(widths: Widths, wiring: Wiring, cost_model: CostModel, limit: float) -> bool:
-    try:
-        return cost_model.network(wiring.shapes(widths)).value <= limit
-    except NoCost:
-        return False
-
-
 WIDTH_RULES: dict[str, WidthRule] = {"uniform": uniform_widths, "cost_only": cost_only_widths, "seed_alone": seed_widths}
-CONTROLS = ("uniform", "cost_only", "random", "twins", "seed_alone")
+CONTROLS = ("uniform", "cost_only", "random", "twins", "seed_alone", "slimming")

@@ -11,8 +11,8 @@ from growth.training import Evaluation
 
 # What a round did.  no_gain: nothing that could be added is predicted to lower the loss.  no_reliable_gain: what the best promise may
 # be chance, or no step keeps it.  budget: nothing that gains fits the round's limit.  widest: all groups that would gain are as wide as
-# they may become.  planned: the widths were given, and channels became exact twins.
-Outcome = Literal["grown", "no_reliable_gain", "no_gain", "budget", "widest", "planned"]
+# they may become.  planned: the widths were given, and channels became exact twins.  slimmed: the channels of smallest scales were removed.
+Outcome = Literal["grown", "no_reliable_gain", "no_gain", "budget", "widest", "planned", "slimmed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class Step:
 class Proposal:
     """What a round set out to do, known right after it has grown.
 
-    ``channels_added`` counts by group, ``added_by`` by operator.  ``limit`` is the round's share of the budget.  ``predicted_change`` of
-    the loss is what the selected candidates do to it by their laws (``growth.operators.law``) at ``split_step``, measured on images that
-    neither chose nor shaped them; ``predicted_error`` is its standard error over batches of them.  They were added only if ``outcome`` is
-    "grown".  ``change_at_growth`` is what happened on those same images, in eval mode, before any training; None if nothing was added,
-    or if the loss after that is no number.  The two agree for small steps, except that the prediction does not see the kinks of max
-    pooling and only approximates ReLU's.
+    ``channels_added`` counts by group, ``added_by`` by operator; both are below 0 where channels were removed.  ``limit`` is the round's
+    share of the budget.  ``predicted_change`` of the loss is what the selected candidates do to it by their laws (``growth.operators.law``)
+    at ``split_step``, measured on images that neither chose nor shaped them; ``predicted_error`` is its standard error over batches of
+    them.  They were added only if ``outcome`` is "grown".  ``change_at_growth`` is what happened on those same images, in eval mode, before
+    any training; None if nothing was added, or if the loss after that is no number.  The two agree for small steps, except that the
+    prediction does not see the kinks of max pooling and only approximates ReLU's.
     Of ``channels_scored``, ``channels_gaining`` were worth growing from by the ranking and ``channels_reliable`` gain by more than chance
     explains, each on its own, on all ``fresh_images``.  ``gap`` is the optimality gap that selection proved.
     """

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from costs.shapes import Unit, Wiring
@@ -35,6 +36,10 @@ class Place:
     beside: int = 0
     axis: int = 0  # of a scale, 0 or 1
 
+    def entries(self, channels: Tensor) -> Tensor:
+        """Those of these channels of the group, [*channels, columns]."""
+        return self.offset + channels.unsqueeze(-1) * self.columns + torch.arange(self.columns, device=channels.device)
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
@@ -48,6 +53,11 @@ class ChannelGroup:
     passengers: tuple[Place, ...]  # rows of the batch norms and depthwise convolutions it passes through
     consumers: tuple[Place, ...]  # input columns of the layers that read it
     scales: tuple[Place, ...] = ()  # parameters of no layer that it is combined with, along their axis ``axis``
+
+    @property
+    def rows(self) -> tuple[Place, ...]:
+        """Where it is written: in its producers and its passengers."""
+        return (*map(Place, self.producers), *self.passengers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,7 @@ class Places:
         self.scales: dict[str, list[Grown]] = {}
         for number in dict.fromkeys(family.group for family in families):
             group, own = graph.groups[number], [family for family in families if family.group == number]
-            written = (*map(Place, group.producers), *group.passengers)
-            for found, places in ((self.rows, written), (self.columns, group.consumers), (self.scales, group.scales)):
+            for found, places in ((self.rows, group.rows), (self.columns, group.consumers), (self.scales, group.scales)):
                 for place in places:
                     found.setdefault(place.name, []).append(Grown(place, group.width, own))
 

@@ -31,12 +31,15 @@ from growth import checkpoint, distributed, rounds
 from growth.checkpoint import CheckpointError
 from growth.choosing import Room, digest
 from growth.config import GrowthConfig
-from growth.events import Event, Finished, Proposal, Round, Scored, Step, proposal_from, round_from
+from growth.events import Event, Finished, Outcome, Proposal, Round, Scored, Step, proposal_from, round_from
 from growth.groups import find_groups
 from growth.networks import build
 from growth.operators import Candidates
 from growth.optimizer import carry
+from growth.removal import Removal, remove_channels
 from growth.search import Search, check_names, draw_sizes, macs, most_grown_macs, most_macs
+from growth.shrinking import LEFT_PASSES, left_behind
+from growth.slimming import scales, slimmest
 from growth.surgery import ChannelMap, add_channels
 from growth.training import (
     EXPLODED,
@@ -55,6 +58,8 @@ from growth.training import (
     size,
 )
 from growth.twins import twin
+
+_PLANNED: dict[Outcome, str] = {"planned": "became exact twins", "slimmed": "had the smallest scales and were removed"}
 
 
 class Growth:
@@ -98,7 +103,9 @@ class Growth:
         """ValueError, with value, limit and remedy, if this run can't be done."""
         rounds.check_samples(size(self.data.train), self.config)
         cost = self._cost()
-        if cost.value > self.config.limit:
+        if self.config.slimming is not None:
+            scales(self.model, self.graph)  # every group must have some
+        elif cost.value > self.config.limit:
             raise ValueError(
                 f"the seed costs {cost.value:.6g} {cost.unit}, more than the limit of {self.config.limit:.6g}; "
                 "raise the limit or start from a narrower seed"
@@ -114,7 +121,7 @@ class Growth:
         while self._another_round():
             number = len(self.rounds) + 1
             if self._proposal is None:
-                yield self._grow(number) if self.config.planned_widths is None else self._follow_plan(number)
+                yield self._follow_plan(number) if self._planned else self._grow(number)
             yield from self._train(number, until=steps * (number + 1))
             yield self._check()
         yield from self._train(self.config.rounds + 1, until=self.total_steps if self.config.compute_limit_macs is None else math.inf)
@@ -122,13 +129,14 @@ class Growth:
 
     def _train(self, stage: int, until: float) -> Iterator[Step]:
         """Training steps until ``until`` have been taken, or the compute that is allowed has been spent."""
-        config, train = self.config, self.data.train
+        config, train, penalty = self.config, self.data.train, self._penalty()
         while self.step < until and self._affords(self._step_macs() + self._reserved_macs()):
             rate = learning_rate(config.schedule, config.learning_rate, self._progress())
             indices = batch_indices(size(train), config.batch_size, config.seed, self.step).tolist()
             batch = fetch(train, distributed.mine(indices))
             try:
-                loss, accuracy = self.learner.step(batch, rate, self.step + 1, EXPLODED if self._parent else math.inf)
+                highest = EXPLODED if self._parent else math.inf
+                loss, accuracy = self.learner.step(batch, rate, self.step + 1, highest, self._teacher, penalty)
             except NotANumber as error:
                 if self._parent is None:
                     raise
@@ -147,28 +155,27 @@ class Growth:
         search = Search(self.model, self.graph, self.data.train, config, number)
         choice = search.choice(room)
         self.charged_macs += search.spent_macs
-        distributed.agree(f"what round {number} adds", digest(choice.taken))
+        distributed.agree(f"what round {number} adds", digest(choice))
         self._proposal = choice.proposal(number, room, self._cost(), loss_before, config.split_step)
         if choice.taken:
-            self._add(choice.taken, choice.judging.batches)
+            self._add(choice.taken, choice.removed, choice.judging.batches)
         return Scored(number, time.monotonic() - started, self._proposal)
 
     def _follow_plan(self, number: int) -> Scored:
-        """Widen to the planned widths by exact twins: no score, no new function, no roll-back."""
-        started, config, wiring, loss_before = time.monotonic(), self.config, self.graph.wiring, self._loss_before(number)
-        assert config.planned_widths is not None
-        fresh, cost_before = rounds.fresh_batches(self.data.train, config, number, 0), self._cost()
+        """Change the widths as the config says, by exact twins or by slimming: no score, no roll-back."""
+        started, config, widths, loss_before = time.monotonic(), self.config, self.graph.wiring.widths, self._loss_before(number)
+        limit, cost_before = rounds.round_limit(self._seed_cost(), config, number), self._cost()
+        fresh = rounds.fresh_batches(self.data.train, config, number, 0)
         before = self._judge(fresh)
-        *history, widths = config.planned_widths[:number]
-        self._grow_into(*twin(self.model, self.graph, self.seed_widths, history, widths))
-        counts = tuple(after - width for after, width in zip(widths, wiring.widths, strict=True))
+        outcome = self._slim(limit) if config.planned_widths is None else self._add_twins(number)
+        counts = tuple(after - width for after, width in zip(self.graph.wiring.widths, widths, strict=True))
         self._proposal = Proposal(
             number=number,
-            widths_before=wiring.widths,
+            widths_before=widths,
             channels_added=counts,
-            added_by={"twins": sum(counts)},
+            added_by={"twins" if outcome == "planned" else "slimming": sum(counts)},
             cost_before=cost_before,
-            limit=rounds.round_limit(self._seed_cost(), config, number),
+            limit=limit,
             split_step=0.0,
             predicted_change=0.0,
             predicted_error=0.0,
@@ -179,15 +186,32 @@ class Growth:
             channels_reliable=0,
             fresh_images=sum(len(classes) for _, classes in fresh),
             gap=0.0,
-            outcome="planned",
-            reason=f"planned: {sum(counts)} of {sum(wiring.widths)} channels became exact twins",
+            outcome=outcome,
+            reason=f"{outcome}: {abs(sum(counts))} of {sum(widths)} channels {_PLANNED[outcome]}",
         )
         return Scored(number, time.monotonic() - started, self._proposal)
 
-    def _add(self, chosen: Sequence[Candidates], judging: Sequence[Batch]) -> None:
-        """Add channels, carrying momentum; note the change of the loss on the judging images."""
+    def _add_twins(self, number: int) -> Outcome:
+        """Widen to the planned widths: no new function."""
+        assert self.config.planned_widths is not None
+        *history, widths = self.config.planned_widths[:number]
+        self._grow_into(*twin(self.model, self.graph, self.seed_widths, history, widths))
+        return "planned"
+
+    def _slim(self, limit: float) -> Outcome:
+        """Remove the channels of smallest scales."""
+        self._grow_into(*remove_channels(self.model, self.graph, slimmest(self.model, self.graph, self.cost_model, limit)))
+        return "slimmed"
+
+    def _add(self, chosen: Sequence[Candidates], removals: Sequence[Removal], judging: Sequence[Batch]) -> None:
+        """Add channels and remove others, carrying momentum; note the change of the loss on the judging images."""
         self._parent, before = self.learner, self._judge(judging)
         self._grow_into(*add_channels(self.model, self.graph, [one.offspring for one in chosen]))
+        if removals:  # channels keep their numbers when others are appended
+            self.charged_macs += LEFT_PASSES * self.macs * sum(len(classes) for _, classes in judging)
+            left = left_behind(self.model, self.graph, judging)
+            now = [replace(one, left=tuple(each[one.channels] for each in left[one.group])) for one in removals]
+            self._grow_into(*remove_channels(self.model, self.graph, now))
         try:
             change = self._judge(judging).loss - before.loss
         except NotANumber as error:
@@ -196,10 +220,10 @@ class Growth:
             self._proposal = replace(self._open, change_at_growth=change)
 
     def _grow_into(self, model: nn.Module, channel_map: ChannelMap) -> None:
-        """Go on with a wider model, carrying momentum."""
+        """Go on with a model of other widths, carrying momentum."""
         optimizer = carry(self.learner.optimizer, self.model, model, channel_map)
         assert isinstance(optimizer, SGD)
-        self._adopt(Learner(model, optimizer))
+        self._adopt(Learner(model, optimizer, self.config))
 
     def _loss_before(self, number: int) -> float:
         """On the selection data, as round ``number`` opens; the first round also notes where the seed stands."""
@@ -270,12 +294,30 @@ class Growth:
         """A round is open, or there is one to come and compute for all that it may take."""
         if self._proposal is not None or len(self.rounds) == self.config.rounds:
             return self._proposal is not None
-        if self.config.planned_widths is not None:
-            return True  # no dearer than the run that the plan was taken from
+        if self._planned:
+            return True  # no dearer than the run that a plan was taken from; and slimming is what keeps the limit
         grown, train, config = most_grown_macs(self.graph, self.config), self.data.train, self.config
-        judging = (self.macs + grown) * max(draw_sizes(train, config))  # before and after growing
+        passes = LEFT_PASSES if config.shrink else 0
+        judging = (self.macs + (1 + passes) * grown) * max(draw_sizes(train, config))  # before, while and after growing
         checks = 2 * self._check_macs() + grown * (config.scoring_samples + size(self.data.selection))
         return self._affords(most_macs(self.model, self.graph, train, config) + judging + checks)
+
+    @property
+    def _planned(self) -> bool:
+        """Rounds search nothing."""
+        return self._slims or self.config.planned_widths is not None
+
+    @property
+    def _slims(self) -> bool:
+        return self.config.slimming is not None
+
+    def _rounds_left(self) -> int:
+        """To be opened yet."""
+        return self.config.rounds - len(self.rounds) - (self._proposal is not None)
+
+    def _penalty(self) -> float:
+        """On the norms' scales."""
+        return self.config.slimming or 0.0 if self._rounds_left() else 0.0
 
     @property
     def _open(self) -> Proposal:
@@ -287,15 +329,23 @@ class Growth:
         limit = self.config.compute_limit_macs
         return limit is None or self.charged_macs + macs <= limit
 
+    @property
+    def _teacher(self) -> nn.Module | None:
+        """Whom the present network also learns from."""
+        return self._parent.model if self._parent is not None and self.config.distillation else None
+
     def _step_macs(self) -> int:
-        return 3 * self.macs * min(self.config.batch_size, size(self.data.train))
+        teacher = 0 if self._teacher is None else macs(self.graph, self._open.widths_before)
+        return (3 * self.macs + teacher) * min(self.config.batch_size, size(self.data.train))
 
     def _check_macs(self) -> int:
         return self.macs * (self.config.scoring_samples + size(self.data.selection))
 
     def _reserved_macs(self) -> int:
-        """What closing the open round takes: a check, and another one of the parent if the first comes to nothing."""
-        return 0 if self._proposal is None else self._check_macs() * (1 if self._parent is None else 2)
+        """What closing the open round takes: a check, and another one of the parent if the first comes to nothing.  And slimming."""
+        if self._proposal is None:
+            return self._rounds_left() * 2 * (self._check_macs() + self.macs * self.config.fresh_samples) if self._slims else 0
+        return self._check_macs() * (1 if self._parent is None else 2)
 
     def _cost(self) -> Cost:
         return self.cost_model.network(self.graph.wiring.shapes())

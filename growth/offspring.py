@@ -123,9 +123,7 @@ def check_parents(parents: Tensor, width: int, where: str) -> None:
         if not 0 <= channel < width:
             raise ValueError(f"{where}: channel {channel} does not exist; the group has channels 0 to {width - 1}")
         if count > 1:
-            raise ValueError(
-                f"{where}: channel {channel} comes {count} times; a channel splits once per call, call again to split it further"
-            )
+            raise ValueError(f"{where}: channel {channel} comes {count} times; name it once, and call again to split it further")
 
 
 def _check_shapes(one: Offspring, group: ChannelGroup, fan_in: int, where: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ from growth.operators.base import Candidates, Evidence
 from growth.operators.choice import Pick
 from growth.operators.law import changes
 from growth.splitting import Batch
+
+if TYPE_CHECKING:
+    from growth.removal import Removal
+    from growth.shrinking import Departures
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +63,7 @@ class FreshSample:
 
     batches: Sequence[Batch]
     changes: Sequence[Floats]  # per set of candidates [batches, n], in nats
+    departures: Departures | None = None  # where channels may also go
 
     @property
     def images(self) -> int:
@@ -70,19 +76,22 @@ class FreshSample:
     def joined(self, other: FreshSample) -> FreshSample:
         """Both samples as one."""
         return FreshSample(
-            [*self.batches, *other.batches], [np.concatenate(both) for both in zip(self.changes, other.changes, strict=True)]
+            [*self.batches, *other.batches],
+            [np.concatenate(both) for both in zip(self.changes, other.changes, strict=True)],
+            self.departures and other.departures and self.departures.joined(other.departures),
         )
 
     def each(self) -> list[FreshChange]:
         """The change by every candidate with its error, per set."""
         return [FreshChange(*mean_and_error(values, self._sizes)) for values in self.changes]
 
-    def prediction(self, picks: Sequence[Pick]) -> Prediction:
-        """Of these candidates together.  Unbiased if these images neither chose nor shaped them."""
+    def prediction(self, picks: Sequence[Pick], removals: Sequence[Removal] = ()) -> Prediction:
+        """Of these candidates and removals together.  Unbiased if these images neither chose nor shaped them."""
         if not picks:
             return Prediction(0.0, 0.0)
         chosen = np.concatenate([self.changes[pick.source][:, pick.rows.numpy()] for pick in picks], axis=1)  # [batches, picked]
-        change, error = mean_and_error(chosen.sum(axis=1), self._sizes)
+        gone = 0.0 if self.departures is None else self.departures.total(removals)
+        change, error = mean_and_error(chosen.sum(axis=1) + gone, self._sizes)
         return Prediction(float(change), float(error))
 
 

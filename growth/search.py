@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from costs.model import Macs
-from growth import distributed, rounds
+from growth import distributed, rounds, shrinking
 from growth.choosing import Choice, Room, choose, everything, summary, take
 from growth.config import GrowthConfig
 from growth.groups import ChannelGraph
@@ -21,6 +21,7 @@ from growth.pointwise import Softplus
 from growth.reliability import FreshSample, measure
 from growth.scorers import SCORERS, GroupScore
 from growth.scorers.base import parents
+from growth.shrinking import departures
 from growth.training import Batch, Samples, seeded, size
 
 RANKS_FOR_OTHERS = "split"  # the operator whose candidates rank channels for those that claim no gain
@@ -37,6 +38,10 @@ def check_names(config: GrowthConfig) -> None:
     silent = [name for name in config.operators if not OPERATORS[name].claims_gain]
     if silent and len(config.operators) > 1:
         raise ValueError(f"{silent[0]} claims no gain, so it can't be ranked among {list(config.operators)}; name it alone")
+    if config.shrink and (silent or not SCORERS[config.scorer].claims_gain or config.step_rule != "fixed"):
+        raise ValueError(
+            "shrink weighs removals against gains at a fixed step; use a scorer and operators that claim a gain, and step_rule fixed"
+        )
     seeing = [name for name in config.operators if not OPERATORS[name].uses_scores]
     if seeing and not SCORERS[config.scorer].claims_gain:
         raise ValueError(f"{seeing[0]} ranks by the loss, the scorer {config.scorer} by chance; use another scorer, or split")
@@ -95,9 +100,12 @@ class Search:
     def _measured(
         self, evidence: Evidence, candidates: Sequence[Candidates], operators: Sequence[str], batches: Sequence[Batch]
     ) -> FreshSample:
-        passes = operator_passes(operators, fan_ins(self.model, self.graph))
-        self.spent_macs += macs(self.graph) * passes.fresh * images(batches)
-        return measure(evidence, candidates, batches)
+        passes = operator_passes(operators, fan_ins(self.model, self.graph)).fresh + removal_passes(self.graph, self.config)
+        self.spent_macs += macs(self.graph) * passes * images(batches)
+        fresh = measure(evidence, candidates, batches)
+        if not self.config.shrink:
+            return fresh
+        return replace(fresh, departures=departures(self.model, self.graph, batches, evidence.loss))
 
     def _filled(self, evidence: Evidence, choice: Choice) -> Choice:
         """The widths that were chosen, with what the operator that claims no gain proposes for the same parents."""
@@ -146,7 +154,8 @@ def most_macs(model: nn.Module, graph: ChannelGraph, data: Samples, config: Grow
     draws, weights = draw_sizes(data, config), fan_ins(model, graph)
     passes = operator_passes({*ranking_operators(config), *config.operators}, weights)
     scoring = passes.scoring + (scorer_passes(config, weights) if uses_scores(config) else 0)
-    spent = macs(graph) * (scoring * config.scoring_samples + passes.fresh * (sum(draws) + max(draws)))
+    fresh = passes.fresh + removal_passes(graph, config)
+    spent = macs(graph) * (scoring * config.scoring_samples + fresh * (sum(draws) + max(draws)))
     if config.step_rule != "fixed":
         spent += (macs(graph) + STEP_RULES[config.step_rule].passes * most_grown_macs(graph, config)) * config.scoring_samples
     return spent
@@ -173,6 +182,11 @@ def operator_passes(names: Iterable[str], fan_ins: Collection[int]) -> Passes:
 def fan_ins(model: nn.Module, graph: ChannelGraph) -> set[int]:
     """Weights of a channel, in all groups."""
     return {theta.shape[1] for theta in parents(model, graph)}
+
+
+def removal_passes(graph: ChannelGraph, config: GrowthConfig) -> int:
+    """Compute charged per fresh image, in units of the network's MACs, to find out what removals cost."""
+    return shrinking.passes(graph.steps[graph.output].shape[1]) if config.shrink else 0
 
 
 def macs(graph: ChannelGraph, widths: Sequence[int] | None = None) -> int:

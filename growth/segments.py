@@ -132,6 +132,11 @@ def _segment(graph: ChannelGraph, layers: Sequence[Layer], bending: set[int], gr
     return Segment(producers(graph, layers, group), tuple(own))
 
 
+def norms_behind(graph: ChannelGraph) -> dict[str, str]:
+    """The norm that alone reads a convolution or linear layer, by path."""
+    return {graph.steps[graph.steps[norm].inputs[0]].path: graph.steps[norm].path for norm in _folded(graph.steps, _readers(graph.steps))}
+
+
 def _group(step: Step) -> int | None:
     return None if step.only is None else step.only.group
 

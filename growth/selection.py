@@ -81,6 +81,14 @@ def select(totals: Sequence[Floats], wiring: Wiring, cost_model: CostModel, limi
     return Selection(added, widths, gain, cost_model.network(wiring.shapes(widths)), gap)
 
 
+def fits(widths: Sequence[int], wiring: Wiring, cost_model: CostModel, limit: float) -> bool:
+    """Whether the network at these widths has a cost, of at most ``limit``."""
+    try:
+        return cost_model.network(wiring.shapes(widths)).value <= limit
+    except NoCost:
+        return False
+
+
 @dataclass(slots=True)
 class _Problem:
     """Gains and costs by candidate.  A candidate of a group is a number of added channels; a cost that is refused is infinite."""

@@ -10,32 +10,32 @@ import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from growth.fitting import CONVOLUTIONS, NORMS, check_group, features, shared_weights
+from growth.entries import owner, take_columns, take_entries, take_rows, tensor_of
+from growth.fitting import check_group, features, shared_weights
 from growth.groups import ChannelGraph, ChannelGroup
-from growth.layout import Axis, Family, Grown, Places
+from growth.layout import Axis, Family, Places
 from growth.offspring import Offspring, Split, apart, check_offspring, check_split
 
 __all__ = ["ChannelMap", "Offspring", "Split", "add_channels", "widen"]
 
-_Axes = tuple[Tensor | None, Tensor | None]
+Axes = tuple[Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelMap:
-    """Where the entries of a wider model come from.
+    """Where the entries of a wider (or narrower) model come from.
 
     ``sources`` holds, by state-dict name, the index of the old tensor's row (and column) for each row (and column) of the new one;
     None for an axis that did not change.  A name that is absent did not change at all.  ``unlike`` tells by the same names the rows
     (and columns) whose gradient is not like their source's: a row read by a share of 0 or less, a column with a share of 0.
     """
 
-    sources: Mapping[str, _Axes]
-    unlike: Mapping[str, _Axes] = field(default_factory=dict)
+    sources: Mapping[str, Axes]
+    unlike: Mapping[str, Axes] = field(default_factory=dict)
 
     def take(self, name: str, tensor: Tensor) -> Tensor:
         """A copy of ``tensor``, laid out like the old entry ``name``, with rows and columns laid out like the new one."""
@@ -63,7 +63,7 @@ def widen(model: nn.Module, graph: ChannelGraph, splits: Sequence[Split], step: 
         raise ValueError(f"split step is {step}; it must be finite and at least 0")
     shared = shared_weights(model)
     for split in splits:
-        group = _group(graph, split.group)
+        group = group_of(graph, split.group)
         check_split(split, group, check_group(model, split.group, group, shared))
     return add_channels(model, graph, [apart(model, graph.groups[split.group], split, step) for split in splits])
 
@@ -79,22 +79,24 @@ def add_channels(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offs
     wider = copy.deepcopy(model)
     places = Places(graph, families)
     rows = {name: Axis.of(features(wider.get_submodule(name)), grown) for name, grown in places.rows.items()}
-    columns = {name: Axis.of(_tensor(wider.get_submodule(name), "weight").shape[1], grown) for name, grown in places.columns.items()}
-    sources: dict[str, _Axes] = {}
-    unlike: dict[str, _Axes] = {}
+    columns = {name: Axis.of(tensor_of(wider.get_submodule(name), "weight").shape[1], grown) for name, grown in places.columns.items()}
+    sources: dict[str, Axes] = {}
+    unlike: dict[str, Axes] = {}
     for name, axis in rows.items():
-        for tensor in _take_rows(wider.get_submodule(name), axis):
+        for tensor in take_rows(wider.get_submodule(name), axis.old):
             sources[f"{name}.{tensor}"], unlike[f"{name}.{tensor}"] = (axis.old, None), (axis.unlike_rows, None)
     for name, grown in places.scales.items():
-        axis = _take_entries(wider, name, grown)
-        first = grown[0].place.axis == 0
+        module, attribute = owner(wider, name)
+        along = grown[0].place.axis
+        axis, first = Axis.of(tensor_of(module, attribute).shape[along], grown), along == 0
+        take_entries(wider, name, along, axis.old)
         sources[name] = (axis.old, None) if first else (None, axis.old)
         unlike[name] = (axis.unlike_rows, None) if first else (None, axis.unlike_rows)
     for family in families:
         _move_rows(wider, graph.groups[family.group], family)
         _set_statistics(wider, graph.groups[family.group], family, rows)
     for name, axis in columns.items():
-        _share_columns(wider.get_submodule(name), axis)
+        take_columns(wider.get_submodule(name), axis.old, axis.shares)
         key = f"{name}.weight"
         sources[key] = (sources.get(key, (None, None))[0], axis.old)
         unlike[key] = (unlike.get(key, (None, None))[0], axis.unlike_columns)
@@ -108,7 +110,7 @@ def _families(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspri
     shared = shared_weights(model)
     families = []
     for number in dict.fromkeys(one.group for one in offspring):
-        group, own = _group(graph, number), [one for one in offspring if one.group == number]
+        group, own = group_of(graph, number), [one for one in offspring if one.group == number]
         check_offspring(own, group, check_group(model, number, group, shared))
         end = group.width
         for one in own:
@@ -117,43 +119,16 @@ def _families(model: nn.Module, graph: ChannelGraph, offspring: Sequence[Offspri
     return families
 
 
-def _group(graph: ChannelGraph, number: int) -> ChannelGroup:
+def group_of(graph: ChannelGraph, number: int) -> ChannelGroup:
+    """ValueError if there is no such group."""
     if not 0 <= number < len(graph.groups):
         raise ValueError(f"channel group is {number}; the graph has groups 0 to {len(graph.groups) - 1}")
     return graph.groups[number]
 
 
-def _take_rows(module: nn.Module, axis: Axis) -> list[str]:
-    """Copy the parents' entries in every per-channel tensor of ``module``; the names of those tensors."""
-    names = [name for name in ("weight", "bias", "running_mean", "running_var") if getattr(module, name, None) is not None]
-    for name in names:
-        old = _tensor(module, name)
-        _replace(module, name, old.detach()[axis.old.to(old.device)])
-    width = len(axis.old)
-    if isinstance(module, CONVOLUTIONS):
-        module.out_channels = width
-        if module.groups > 1:  # depthwise
-            module.in_channels = module.groups = width
-    elif isinstance(module, nn.Linear):
-        module.out_features = width
-    elif isinstance(module, NORMS):
-        module.num_features = width
-    return names
-
-
-def _take_entries(model: nn.Module, name: str, grown: Sequence[Grown]) -> Axis:
-    """Copy the parents' entries of a scale."""
-    path, _, attribute = name.rpartition(".")
-    module, along = model.get_submodule(path), grown[0].place.axis
-    old = _tensor(module, attribute).detach()
-    axis = Axis.of(old.shape[along], grown)
-    _replace(module, attribute, old.index_select(along, axis.old.to(old.device)))
-    return axis
-
-
 def _move_rows(wider: nn.Module, group: ChannelGroup, family: Family) -> None:
     """Move every offspring's row away from its parent's."""
-    weights = [_tensor(wider.get_submodule(name), "weight").detach() for name in group.producers]
+    weights = [tensor_of(wider.get_submodule(name), "weight").detach() for name in group.producers]
     pieces = torch.split(family.offspring.moves.flatten(0, 1), [weight[0].numel() for weight in weights], dim=1)
     for weight, piece in zip(weights, pieces, strict=True):
         weight[family.positions.flatten().to(weight.device)] += piece.to(weight).view(-1, *weight.shape[1:])
@@ -164,37 +139,17 @@ def _set_statistics(wider: nn.Module, group: ChannelGroup, family: Family, rows:
         if known is not None:
             entries = rows[place.name].at(place, family.positions[:, 1:]).flatten()
             for name, value in zip(("running_mean", "running_var"), known, strict=True):
-                buffer = _tensor(wider.get_submodule(place.name), name)
+                buffer = tensor_of(wider.get_submodule(place.name), name)
                 buffer[entries.to(buffer.device)] = value.flatten().to(buffer)
-
-
-def _share_columns(module: nn.Module, axis: Axis) -> None:
-    """Let a consumer read every offspring with its share of the parent's weights."""
-    old = _tensor(module, "weight").detach()
-    shares = axis.shares.to(old).view(1, -1, *[1] * (old.dim() - 2))
-    _replace(module, "weight", old[:, axis.old.to(old.device)] * shares)
-    if isinstance(module, CONVOLUTIONS):
-        module.in_channels = len(axis.old)
-    else:
-        cast(nn.Linear, module).in_features = len(axis.old)
 
 
 def _add_reads(wider: nn.Module, group: ChannelGroup, family: Family, rows: Mapping[str, Axis], columns: Mapping[str, Axis]) -> None:
     """Add what consumers read besides the shares; copies of a consumer's row read alike, but for new rows, which nothing reads yet."""
     for place, reads in zip(group.consumers, family.offspring.reads, strict=False):  # empty: nothing besides
-        weight = _tensor(wider.get_submodule(place.name), "weight").detach()
+        weight = tensor_of(wider.get_submodule(place.name), "weight").detach()
         added = reads.to(weight).movedim(2, 0).flatten(1, 3)  # [outputs, n * (m - 1) * columns, *kernel]
         if place.name in rows:
             axis = rows[place.name]
             added = added[axis.old.to(weight.device)]
             added[(axis.appended & (axis.shares == 0)).to(weight.device)] = 0
         weight[:, columns[place.name].at(place, family.positions[:, 1:]).flatten().to(weight.device)] += added
-
-
-def _tensor(module: nn.Module, name: str) -> Tensor:
-    return cast(Tensor, getattr(module, name))
-
-
-def _replace(module: nn.Module, name: str, value: Tensor) -> None:
-    old = _tensor(module, name)
-    setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)

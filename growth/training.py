@@ -23,6 +23,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from growth import distributed
 from growth.config import GrowthConfig, Schedule
+from growth.fitting import NORMS
+from growth.tracing import evaluating
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], classes [B]
 Samples = Dataset[tuple[Tensor, int]]  # map-style: has __len__ and __getitem__
@@ -62,16 +64,22 @@ class Learner:
 
     model: nn.Module
     optimizer: SGD
+    config: GrowthConfig
     _replica: nn.Module = field(init=False, repr=False)  # the model as training steps go through it
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_replica", distributed.replicated(self.model))
+        replica = distributed.replicated(self.model.to(memory_format=self._memory_format))
+        object.__setattr__(self, "_replica", torch.compile(replica) if self.config.compiled else replica)
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
 
     @classmethod
     def of(cls, model: nn.Module, config: GrowthConfig) -> Learner:
         """A model with a new SGD optimizer."""
         optimizer = SGD(model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
-        return cls(model, optimizer)
+        return cls(model, optimizer, config)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and buffers as ``model.*``, momentum as ``momentum.*``, by their names in the model."""
@@ -90,16 +98,28 @@ class Learner:
             if (momentum := tensors.get(f"momentum.{name}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
 
-    def step(self, batch: Batch, learning_rate: float, number: int, highest: float = math.inf) -> tuple[float, float]:
+    def step(
+        self,
+        batch: Batch,
+        learning_rate: float,
+        number: int,
+        highest: float = math.inf,
+        teacher: nn.Module | None = None,
+        penalty: float = 0.0,
+    ) -> tuple[float, float]:
         """One step of gradient descent; the batch's loss and accuracy before it.  ``batch`` is this process's share of it.
 
-        NotANumber, and no step, if the loss is not finite or above ``highest``.
+        ``penalty`` is the strength of an L1 penalty on the scales of norms; the loss leaves it out.  NotANumber, and no step, if the loss
+        is not finite or above ``highest``.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self._replica.train()
         images, classes = batch
-        scores = self._replica(images)  # [B, classes]
+        images = images.contiguous(memory_format=self._memory_format)
+        with self._precision(images):
+            scores = self._replica(images)  # [B, classes]
+        scores = scores.float() if scores.dtype == torch.bfloat16 else scores
         loss = cross_entropy(scores, classes)
         value, accuracy = distributed.mean(loss.item(), (scores.detach().argmax(1) == classes).float().mean().item())
         if not math.isfinite(value) or value > highest:
@@ -107,11 +127,33 @@ class Learner:
                 f"the training loss is {value} at step {number} (learning rate {learning_rate:.3g}); "
                 "lower the learning rate or the split step"
             )
+        if teacher is not None:
+            loss = torch.lerp(loss, cross_entropy(scores, self._taught(teacher, images).to(scores.dtype)), self.config.distillation)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if penalty:
+            penalise(self.model, penalty)
         self.optimizer.step()
         _average_statistics(self.model)
         return value, accuracy
+
+    def _precision(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    @torch.no_grad()
+    def _taught(self, teacher: nn.Module, images: Tensor) -> Tensor:
+        """The teacher's class probabilities, in eval mode, [B, classes]."""
+        with evaluating(teacher), self._precision(images):
+            scores: Tensor = teacher(images)
+        return scores.float().softmax(1)
+
+
+@torch.no_grad()
+def penalise(model: nn.Module, strength: float) -> None:
+    """Add the subgradient of ``strength`` times the sum of all |gamma| to the gradients."""
+    for module in model.modules():
+        if isinstance(module, NORMS) and module.weight is not None and module.weight.grad is not None:
+            module.weight.grad.add_(module.weight.sign(), alpha=strength)
 
 
 def learning_rate(schedule: Schedule, peak: float, progress: float) -> float:

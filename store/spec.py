@@ -18,7 +18,7 @@ DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "i
 SCORERS = ("splitting", "rayleigh", "exact", "random")
 OPERATORS = ("split", "signed", "twins", "zero_output", "firefly", "gradmax")
 NO_GAIN_CLAIMED = ("twins", "zero_output")
-ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone"]
+ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone", "slimming"]
 FinalName = Literal["inherit", "retrain", "both"]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -170,6 +170,12 @@ class TrainingSpec(_Spec):
         description="deliver the grown network's own weights; or its widths trained from scratch with the compute of the whole grown run; "
         "or the better of both by the loss on the selection images",
     )
+    distillation: float = Field(
+        default=0, ge=0, le=1, description="part of the loss that holds a grown network to its parent's answers until its round is over"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of training steps; weights stay in float32")
+    memory_format: Literal["contiguous", "channels_last"] = Field(default="contiguous", description="of images and weights in training")
+    compiled: bool = Field(default=False, description="compile training steps with torch.compile, anew after every growth: for long jobs")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads for training; part of what makes a run repeatable")
 
 
@@ -199,6 +205,12 @@ class JobSpec(_Spec):
     def _controls_once(self) -> JobSpec:
         if len(set(self.controls)) != len(self.controls):
             raise ValueError("a control is named twice; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _norms_to_slim_by(self) -> JobSpec:
+        if "slimming" in self.controls and not self.network.norm:
+            raise ValueError("the control slimming prunes by the scales of batch norms; give the network norms, or leave this control out")
         return self
 
 

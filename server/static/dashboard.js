@@ -108,7 +108,8 @@
   /* ---- curves ---- */
 
   const DASHES = {
-    grown: [], uniform: [7, 4], cost_only: [2, 3], random: [9, 3, 2, 3], twins: [5, 2], seed_alone: [12, 3], retrained: [12, 3, 3, 3],
+    grown: [], uniform: [7, 4], cost_only: [2, 3], random: [9, 3, 2, 3], twins: [5, 2], seed_alone: [12, 3], slimming: [4, 4],
+    retrained: [12, 3, 3, 3],
   };
   const charts = new Map(); // element -> {plot, zoomed}
   let metrics = null;

@@ -150,7 +150,7 @@ def report(job_id: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-ARMS = ("grown", "uniform", "cost_only", "random", "twins", "seed_alone", "retrained")
+ARMS = ("grown", "uniform", "cost_only", "random", "twins", "seed_alone", "slimming", "retrained")
 SEEDS = 20
 
 

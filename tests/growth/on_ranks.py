@@ -26,6 +26,7 @@ from growth.operators import OPERATORS, Evidence
 from growth.operators.law import changes
 from growth.operators.stride import STEP_RULES
 from growth.scorers import SCORERS
+from growth.shrinking import departures
 from growth.splitting import Batch, SplittingProduct
 from growth.training import Data, Learner, evaluate, evaluate_batches, seeded, settle_norms
 
@@ -72,6 +73,8 @@ def found() -> dict[str, Any]:
                 for rule, (find, _) in STEP_RULES.items():
                     stride = find(model, graph, [one.offspring for one in candidates], BATCHES, cross_entropy)
                     results[f"{rule} {norm}"] = [torch.tensor([stride.scale, stride.change])]
+        gone = departures(model, graph, BATCHES, cross_entropy)
+        results[f"departures {norm}"] = [torch.from_numpy(change) for change in gone.changes]
         results[f"buffers {norm}"] = [buffer for buffer in model.buffers() if buffer.dim()]
         everything = TensorDataset(*(torch.cat(parts) for parts in zip(*BATCHES, strict=True)))
         for evaluation in (evaluate(model, everything, 4), evaluate_batches(model, BATCHES)):

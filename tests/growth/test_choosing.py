@@ -18,6 +18,7 @@ from growth.offspring import Offspring
 from growth.operators import Candidates
 from growth.operators.choice import channels_added
 from growth.reliability import FreshSample
+from growth.shrinking import Departures
 
 WIRING = Network("plain", (4, 4), 8, 1, 3).wiring()
 SEED_MACS = Macs().network(WIRING.shapes()).value
@@ -54,6 +55,43 @@ def drawing(means: list[np.ndarray], spread: float, seed: int) -> tuple[Callable
 def decide(means: list[np.ndarray], spread: float, seed: int = 0, draws: int = 4) -> tuple[Choice, list[int]]:
     draw, asked = drawing(means, spread, seed)
     return choose(candidates(), 64, draw, draws, ROOM), asked
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_departures_pay_for_the_widths_that_are_worth_most(data: st.DataObject) -> None:
+    """Against all widths: what is gained, less what is lost, within the limit; at most a quarter of a group goes."""
+    numbers = st.floats(0.01, 4).map(lambda x: round(x, 2))
+    gains, losses = ([np.array(data.draw(st.lists(numbers, min_size=8, max_size=8))) for _ in range(2)] for _ in range(2))
+    wiring = Network("plain", (8, 8), 8, 1, 3).wiring()
+    present = Macs().network(wiring.shapes()).value
+    room = Room(wiring, Macs(), present * data.draw(st.floats(1, 1.3)), (12, 12))
+    offered = [
+        Candidates("split", Offspring(group, torch.arange(8), torch.zeros(8, 2, 9), torch.full((8, 2), 0.5)), torch.from_numpy(gain))
+        for group, gain in enumerate(gains)
+    ]
+    departures = Departures([np.array([one, one]) for one in losses], [(), ()], np.array([8.0, 8.0]))
+    picks, removals, _ = room.pick(offered, departures)
+    widths = [8, 8]
+    for pick in picks:
+        widths[pick.source] += len(pick.rows)
+    for removal in removals:
+        widths[removal.group] -= len(removal.channels)
+    assert not {pick.source for pick in picks} & {removal.group for removal in removals}
+
+    def worth(group: int, width: int) -> float:
+        if width < 8:
+            return -np.sort(losses[group])[: 8 - width].sum()
+        return np.sort(gains[group])[::-1][: width - 8].sum()
+
+    possible = [
+        worth(0, a) + worth(1, b)
+        for a in range(6, 13) for b in range(6, 13) if Macs().network(wiring.shapes((a, b))).value <= room.limit
+    ]  # fmt: skip
+    found = sum(gains[pick.source][pick.rows].sum() for pick in picks)
+    found -= sum(losses[removal.group][removal.channels].sum() for removal in removals)
+    assert Macs().network(wiring.shapes(widths)).value <= room.limit
+    assert found == pytest.approx(max(possible), abs=1e-6)
 
 
 def test_a_clear_gain_is_split_at_the_first_judgement() -> None:

@@ -92,7 +92,7 @@ def test_retrained_has_the_widths_found_and_the_compute_of_the_whole_run(main: G
 
 
 def test_an_unknown_control_is_refused(main: Growth) -> None:
-    with pytest.raises(ValueError, match="control is 'magic'; choose one of uniform, cost_only, random, twins, seed_alone"):
+    with pytest.raises(ValueError, match="control is 'magic'; choose one of uniform, cost_only, random, twins, seed_alone, slimming"):
         control("magic", SEED, main, Macs(), CONFIG)
 
 

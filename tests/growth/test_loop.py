@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from costs.families import Network
@@ -26,7 +27,7 @@ from growth.scorers import SCORERS, GroupScore
 from growth.scorers.at_random import AtRandom
 from growth.splitting import SplittingProduct
 from growth.surgery import add_channels
-from growth.training import EXPLODED, Data, NotANumber, evaluate_batches, seeded
+from growth.training import EXPLODED, Data, Learner, NotANumber, evaluate_batches, fetch, seeded
 
 SEED = Network("plain", (4, 4), 8, 1, 3)
 SEED_MACS = Macs().network(SEED.wiring().shapes()).value
@@ -137,6 +138,54 @@ def test_a_run_stopped_in_an_operators_round_goes_on_as_if_it_had_not(operator: 
         resumed = Growth.resume(saved[number], DATA, Macs())
         assert [comparable(event) for event in resumed.events()] == [comparable(event) for event in events[number:]]
         assert_same(final(resumed, tmp_path), expected)
+
+
+EXECUTIONS: list[dict[str, Any]] = [{"distillation": 0.5}, {"precision": "bfloat16"}, {"memory_format": "channels_last"}]
+
+
+@pytest.mark.parametrize("changes", EXECUTIONS, ids=lambda changes: next(iter(changes)))
+def test_whatever_the_training_a_resumed_run_is_the_undisturbed_one(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Stopped in the middle of a round's training."""
+    growth = start(rounds=1, steps_per_round=4, **changes)
+    plain = start(rounds=1, steps_per_round=4)
+    events = growth.events()
+    for event in events:
+        if isinstance(event, Step) and event.step == 6:
+            break
+    growth.save(tmp_path / "half")
+    rest = list(events)
+    resumed = Growth.resume(tmp_path / "half", DATA, Macs())
+    assert list(resumed.events()) == rest
+    assert_same(final(resumed, tmp_path), final(growth, tmp_path))
+    list(plain.events())
+    assert growth.rounds[0].outcome == plain.rounds[0].outcome == "grown"
+    assert growth.rounds[0].loss_after == pytest.approx(plain.rounds[0].loss_after, rel=0.1)
+    taught = 16 * 4 * Macs().network(SEED.wiring().shapes()).value if "distillation" in changes else 0
+    assert growth.charged_macs - plain.charged_macs == taught or growth.network.widths != plain.network.widths
+
+
+def test_a_student_learns_from_its_parent_as_much_as_it_is_told_to() -> None:
+    """The gradient is that of (1 - d) CE(classes) + d CE(parent's probabilities)."""
+    images_, classes = fetch(DATA.train, range(16))
+    student, teacher = (build(SEED, seeded(number, "weights")) for number in (0, 1))
+    learner = Learner.of(student, replace(CONFIG, distillation=0.3, momentum=0.0, weight_decay=0.0))
+    before = student.classifier.weight.detach().clone()
+    learner.step((images_, classes), 0.1, 1, teacher=teacher)
+    again = build(SEED, seeded(0, "weights"))
+    with torch.no_grad():
+        soft = teacher.eval()(images_).softmax(1)
+    scores = again(images_)
+    loss = 0.7 * functional.cross_entropy(scores, classes) + 0.3 * functional.cross_entropy(scores, soft)
+    (slope,) = torch.autograd.grad(loss, again.classifier.weight)
+    torch.testing.assert_close(student.classifier.weight.detach(), before - 0.1 * slope)
+
+
+@pytest.mark.slow
+def test_compiled_training_trains_alike() -> None:
+    compiled, plain = start(rounds=1, compiled=True), start(rounds=1)
+    for one, other in zip(compiled.events(), plain.events(), strict=True):
+        if isinstance(one, Step) and isinstance(other, Step):
+            assert one.loss == pytest.approx(other.loss, rel=1e-3, abs=1e-3)
 
 
 def test_the_same_seed_gives_the_same_run_and_leaves_the_global_generator_alone(tmp_path: Path) -> None:
@@ -444,3 +493,73 @@ def test_a_model_of_ones_own_grows(validation: DataLoader[Any] | None) -> None:
     assert growing.growth.graph.wiring.widths == closed[-1].widths_after
     with pytest.raises(ValueError, match="not built from a network family"):
         growing.growth.save(Path("nowhere"))
+
+
+# Rounds that also remove
+
+
+AS_DEAR = float(Macs().network(replace(SEED, widths=(12, 4)).wiring().shapes()).value)
+TIGHT = replace(CONFIG, limit=AS_DEAR, rounds=1, operators=("firefly",), scoring_samples=24)
+
+
+def top_heavy(**changes: Any) -> Growth:
+    """As dear as its limit, with 4 of 12 channels that hardly anything reads."""
+    network = replace(SEED, widths=(12, 4))
+    model = build(network, seeded(0, "weights"))
+    with torch.no_grad():
+        model.get_parameter("blocks.1.conv.conv.weight")[:, 8:] *= 1e-3
+    return Growth(model, network, DATA, Macs(), replace(TIGHT, **changes))
+
+
+def test_widths_flow_from_where_they_do_not_pay_to_where_they_do() -> None:
+    stuck, flowing = top_heavy(), top_heavy(shrink=True)
+    for growth in (stuck, flowing):
+        list(growth.events())
+    assert (stuck.rounds[0].outcome, stuck.network.widths) == ("budget", (12, 4))
+    (closed,) = flowing.rounds
+    assert (closed.outcome, closed.rolled_back) == ("grown", False)
+    assert closed.channels_added[0] < 0 < closed.channels_added[1]
+    assert closed.widths_after == (12 + closed.channels_added[0], 4 + closed.channels_added[1]) == flowing.network.widths
+    assert closed.cost_after.value <= TIGHT.limit
+    assert closed.added_by == {"firefly": closed.channels_added[1], "removal": closed.channels_added[0]}
+    assert closed.reason.endswith(f"; removed {-closed.channels_added[0]} to make room")
+    assert closed.predicted_change < 0
+    assert closed.change_at_growth == pytest.approx(closed.predicted_change, rel=0.5)
+
+
+def test_a_flow_that_makes_things_worse_is_rolled_back_whole() -> None:
+    growth = top_heavy(shrink=True)
+    growth.data = replace(growth.data, selection=MISLEADING.selection)
+    list(growth.events())
+    assert growth.rounds[0].rolled_back
+    assert growth.network.widths == (12, 4)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 7, 9])  # before the round, at it, within, at its check, after
+def test_a_run_stopped_in_a_round_that_removes_goes_on_as_if_it_had_not(stop: int, tmp_path: Path) -> None:
+    whole, cut = top_heavy(shrink=True), top_heavy(shrink=True)
+    list(whole.events())
+    assert "removal" in whole.rounds[0].added_by
+    for number, _ in enumerate(cut.events(), 1):
+        if number == stop:
+            cut.save(tmp_path / "cut.safetensors")
+            break
+    resumed = Growth.resume(tmp_path / "cut.safetensors", DATA, Macs())
+    list(resumed.events())
+    assert_same(final(resumed, tmp_path), final(whole, tmp_path))
+
+
+def test_removals_are_charged_and_kept_within_a_compute_limit() -> None:
+    free = [top_heavy(shrink=shrink) for shrink in (False, True)]
+    for growth in free:
+        list(growth.events())
+    assert free[1].charged_macs > free[0].charged_macs
+    limited = top_heavy(shrink=True, compute_limit_macs=free[1].charged_macs)
+    list(limited.events())
+    assert limited.charged_macs <= free[1].charged_macs
+
+
+def test_shrinking_goes_only_with_what_claims_a_gain() -> None:
+    for changes in ({"scorer": "random", "operators": ("split",)}, {"operators": ("twins",)}, {"step_rule": "line_search"}):
+        with pytest.raises(ValueError, match="shrink weighs removals against gains"):
+            start(shrink=True, **changes)

@@ -374,7 +374,7 @@ def test_bad_splits_are_refused() -> None:
     model, graph, _ = toy(MLP)
     good = split_for(graph, model, 0, [1, 2])
     bad = {
-        "channel 1 comes 2 times; a channel splits once": replace(good, channels=torch.tensor([1, 1])),
+        "channel 1 comes 2 times; name it once": replace(good, channels=torch.tensor([1, 1])),
         "channel 5 does not exist; the group has channels 0 to 4": replace(good, channels=torch.tensor([1, 5])),
         "channel -1 does not exist": replace(good, channels=torch.tensor([-1, 1])),
         r"shape \[2, 5\]; give one row of 6 weights per channel": replace(good, directions=good.directions[:, :5]),

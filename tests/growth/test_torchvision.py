@@ -1,5 +1,5 @@
-"""Ordinary networks of torchvision: groups found, widened at random with the function kept, the reasons for what can't grow, scores
-against autograd, and one round of growth that lowers the loss it predicted to lower.
+"""Ordinary networks of torchvision: groups found, widened at random with the function kept and narrowed again, the reasons for what
+can't grow, scores against autograd, and one round of growth that lowers the loss it predicted to lower.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from costs.model import Macs
 from growth.config import GrowthConfig
 from growth.groups import ChannelGraph, find_groups
 from growth.notebook import grow
+from growth.offspring import Offspring, theta
 from growth.pointwise import POINTWISE, SILU
 from growth.reference import reference_product
+from growth.removal import Removal, remove_channels
 from growth.segments import closed
 from growth.solvers import lanczos
 from growth.splitting import Batch, SplittingProduct
-from growth.surgery import Split, widen
+from growth.surgery import Split, add_channels, widen
 
 CLASSES = 4
 TARGET = torch.arange(6) % CLASSES
@@ -141,6 +143,41 @@ def test_widened_at_random_it_computes_the_same(name: str) -> None:
             assert (output(grown, inputs, train) - expected).abs().max() < 1e-9 * max(1, float(expected.abs().max()))
     apart, _ = widen(model, graph, random_splits(model, graph, 0), 0.3)
     assert (output(apart, inputs, False) - output(model, inputs, False)).abs().max() > 1e-6
+
+
+def beside(model: nn.Module, graph: ChannelGraph, number: int, parents: Tensor) -> Offspring:
+    """Unread channels with rows by chance, beside these parents."""
+    rows = theta(model, graph.groups[number])[parents]
+    moves = torch.stack([torch.zeros_like(rows), torch.randn(rows.shape, generator=torch.Generator().manual_seed(number)).double()], 1)
+    return Offspring(number, parents, moves, torch.tensor([1.0, 0.0]).double().expand(len(parents), 2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_was_added_can_be_removed_again_without_a_trace(name: str) -> None:
+    model, graph, inputs = network(name)
+    offspring = [beside(model, graph, split.group, split.channels) for split in random_splits(model, graph, 3)]
+    wider, _ = add_channels(model, graph, offspring)
+    removals = [Removal(one.group, graph.groups[one.group].width + torch.arange(len(one.parents))) for one in offspring]
+    back, channel_map = remove_channels(wider, find_groups(wider, inputs[:1]), removals)
+    for path, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[path], tensor)
+        assert torch.equal(channel_map.take(path, wider.state_dict()[path]), tensor)
+    assert torch.equal(output(back, inputs, False), output(model, inputs, False))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_channels_that_nothing_reads_can_be_removed_without_a_change(name: str) -> None:
+    model, graph, inputs = copy.deepcopy(network(name)[0]), *network(name)[1:]
+    removals = [Removal(number, torch.tensor([0])) for number, group in enumerate(graph.groups) if group.width > 2]
+    with torch.no_grad():
+        for removal in removals:
+            for place in graph.groups[removal.group].consumers:
+                model.get_parameter(f"{place.name}.weight")[:, place.entries(removal.channels).flatten()] = 0
+    narrower, _ = remove_channels(model, graph, removals)
+    for train in (False, True):
+        expected = output(model, inputs, train)
+        assert (output(narrower, inputs, train) - expected).abs().max() < 1e-9 * max(1, float(expected.abs().max()))
+    assert sum(p.numel() for p in narrower.parameters()) < sum(p.numel() for p in model.parameters())
 
 
 # For each network: what of it grows, by a pattern and how often it comes among the producers; and why the rest is fixed, if there is any
