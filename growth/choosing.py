@@ -12,12 +12,13 @@ import torch
 
 from costs.model import Budget, Cost
 from costs.shapes import Wiring
+from growth import distributed
 from growth.events import Outcome, Proposal
 from growth.operators.base import Candidates
-from growth.operators.choice import Menu, Pick, channels_added, menus, picked
+from growth.operators.choice import Floats, Menu, Pick, channels_added, menus, picked
 from growth.reliability import FreshSample, Prediction
 from growth.removal import Removal
-from growth.selection import select
+from growth.selection import Selection, select
 from growth.shrinking import Departures, floors
 
 
@@ -40,14 +41,18 @@ class Room:
         """
         groups = menus(candidates, self.wiring.widths, self.largest)
         if departures is None:
-            selection = select([menu.totals for menu in groups], self.wiring, self.budgets, multiple_of=self.multiple_of)
+            selection = self._selected([menu.totals for menu in groups], self.wiring)
             return _picks(groups, selection.counts), [], selection.gap
         keeps = departures.keeps(floors(self.wiring.widths))
         totals = [np.append(keep.totals, keep.totals[-1] + menu.totals[1:]) for keep, menu in zip(keeps, groups, strict=True)]
         narrowest = replace(self.wiring, widths=tuple(keep.floor for keep in keeps))
-        selection = select(totals, narrowest, self.budgets, multiple_of=self.multiple_of)
+        selection = self._selected(totals, narrowest)
         added = [max(0, after - width) for after, width in zip(selection.widths, self.wiring.widths, strict=True)]
         return _picks(groups, added), departures.leaving(keeps, selection.widths), selection.gap
+
+    def _selected(self, totals: Sequence[Floats], wiring: Wiring) -> Selection:
+        """By the first of several processes: a solver that ran out of time would not find the same everywhere."""
+        return distributed.of_first(select(totals, wiring, self.budgets, multiple_of=self.multiple_of))
 
     def obstacle(self, candidates: Sequence[Candidates]) -> tuple[Outcome, str]:
         """Why nothing was picked."""

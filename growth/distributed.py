@@ -95,6 +95,11 @@ def from_first(tensors: Sequence[Tensor]) -> list[Tensor]:
     return sent
 
 
+def of_first(value: _T) -> _T:
+    """Rank 0's value on all ranks, for what a clock may have had a say in."""
+    return _gathered(value)[0]
+
+
 def replicated(model: nn.Module) -> nn.Module:
     """What training steps go through: ``model``, with gradients averaged over the ranks whenever there are several.
 
@@ -122,19 +127,13 @@ def same_fate() -> Iterator[None]:
 
 
 def agree(what: str, digest: str) -> None:
-    """RuntimeError, with all values, unless every rank comes with the same one."""
+    """RuntimeError, with all values, unless every rank comes with the same one.  Nobody goes on before all have come."""
     digests = _gathered(digest)
     if len(set(digests)) > 1:
         found = ", ".join(f"{value} on rank {number}" for number, value in enumerate(digests))
         raise RuntimeError(
             f"the processes disagree about {what}: {found}; give all of them the same spec, data and torch, and the same kind of device"
         )
-
-
-def wait() -> None:
-    """Until all ranks are here."""
-    if ranks() > 1:
-        dist.barrier()
 
 
 def _gathered(value: _T) -> list[_T]:

@@ -128,7 +128,7 @@ class Search:
 
 
 def _of_first_process(score: GroupScore) -> GroupScore:
-    """A scorer may go through batches in turn (``rayleigh``), each process by itself."""
+    """A scorer may go through batches in turn (``streaming``, ``rayleigh``), each process through all of them by itself."""
     return GroupScore(*distributed.from_first([score.index, score.direction, score.residual, score.parent_norm]))
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from costs.families import MIN_WIDTH
 from costs.model import Budget, CostModel
 from costs.shapes import Wiring
+from growth import distributed
 from growth.groups import ChannelGraph, ChannelGroup, Place
 from growth.reliability import Prediction, mean_and_error
 from growth.removal import Removal, absorbs
@@ -117,8 +118,11 @@ class Shrinkage:
 def departures(model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], loss: Loss) -> Departures:
     """Measured on at least two batches, in eval mode.  ``loss`` takes scores [B, classes].  FloatingPointError if one is not finite."""
     left = left_behind(model, graph, batches)
-    rows = [_changes(model, graph, batch, left, loss) for batch in batches]
-    changes = [np.stack(group) for group in zip(*rows, strict=True)]
+    share = [torch.zeros(len(batches), group.width, dtype=torch.float64) for group in graph.groups]
+    for number in distributed.mine(range(len(batches))):
+        for found, row in zip(share, _changes(model, graph, batches[number], left, loss), strict=True):
+            found[number] = torch.from_numpy(row)
+    changes = [found.numpy() for found in distributed.total(share)]
     for number, group in enumerate(changes):
         if not np.isfinite(group).all():
             producers = ", ".join(graph.groups[number].producers)

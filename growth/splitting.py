@@ -88,9 +88,13 @@ class SplittingProduct:
 
     @property
     def fits(self) -> bool:
-        """Whether all batches stay prepared, if they are like the first."""
-        known = self._prepare(0).size_bytes
-        return known * len(self.batches) <= self._room_bytes + sum(kept.size_bytes for kept in self._prepared.values())
+        """Whether all batches stay prepared, if a process's are like its first: for all processes together, so that they agree."""
+        share = distributed.mine(range(len(self.batches)))
+        with distributed.same_fate():
+            first = self._prepare(share[0]).size_bytes if share else 0
+        room = self._room_bytes + sum(kept.size_bytes for kept in self._prepared.values())
+        needed, there = distributed.totals(first * len(share), room)
+        return needed <= there
 
     def zeros(self) -> list[Tensor]:
         """The zero direction, one [C, d] per group: where solvers start from, with the model's type and device."""

@@ -69,7 +69,7 @@ def run(spec: JobSpec, output: Path, table: Path | None, device: torch.device, s
     path = _checkpoint_of(spec, output)
     resumes = path.exists()
     growth = Growth.resume(path, sets, prices) if resumes else Growth.start(network, sets, prices, growth_config(spec, sets))
-    distributed.wait()  # until all have looked for a checkpoint: from here on there may be one
+    distributed.agree("where the run stands", _standing(growth))  # all have looked for a checkpoint: from here on there may be one
     say(f"{spec.name}: from step {growth.step} of {growth.total_steps}, {distributed.ranks()} processes on {device.type}, no controls")
     if distributed.rank() == 0:
         _write(output / "spec.json", spec.model_dump_json(indent=2))
@@ -91,6 +91,12 @@ def _events(growth: Growth, path: Path, checkpoint_seconds: float, say: Say) -> 
             growth.save(path)
             saved = time.monotonic()
     raise AssertionError("the run ended without a result")
+
+
+def _standing(growth: Growth) -> str:
+    """What all processes must have alike; those of another machine may see another folder."""
+    widths, sizes = growth.network.widths, (size(growth.data.train), size(growth.data.selection))
+    return f"step {growth.step} with widths {widths} on {sizes} images, torch {torch.__version__}"
 
 
 def _ends_stage(growth: Growth, event: Event) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
@@ -25,14 +26,16 @@ from growth.operators import OPERATORS, Evidence
 from growth.operators.law import changes
 from growth.operators.stride import STEP_RULES
 from growth.scorers import SCORERS
+from growth.shrinking import departures
 from growth.splitting import Batch, SplittingProduct
 from growth.training import Data, Learner, evaluate, evaluate_batches, seeded, settle_norms
 
 NETWORK = Network("plain", (4, 4), 8, 1, 3)
 LIMIT = 3 * Macs().network(NETWORK.wiring().shapes()).value
 CONFIG = GrowthConfig(
-    limit=LIMIT, rounds=2, steps_per_round=4, final_steps=3, batch_size=12, scoring_samples=36, fresh_samples=16, learning_rate=0.05
-)
+    limit=LIMIT, rounds=2, steps_per_round=4, final_steps=3, batch_size=12, scoring_samples=36, fresh_samples=16, learning_rate=0.05,
+    operators=("split", "firefly"), step_rule="line_search",
+)  # fmt: skip
 
 
 def images(count: int, seed: int) -> TensorDataset:
@@ -70,6 +73,8 @@ def found() -> dict[str, Any]:
                 for rule, (find, _) in STEP_RULES.items():
                     stride = find(model, graph, [one.offspring for one in candidates], BATCHES, cross_entropy)
                     results[f"{rule} {norm}"] = [torch.tensor([stride.scale, stride.change])]
+        gone = departures(model, graph, BATCHES, cross_entropy)
+        results[f"departures {norm}"] = [torch.from_numpy(change) for change in gone.changes]
         results[f"buffers {norm}"] = [buffer for buffer in model.buffers() if buffer.dim()]
         everything = TensorDataset(*(torch.cat(parts) for parts in zip(*BATCHES, strict=True)))
         for evaluation in (evaluate(model, everything, 4), evaluate_batches(model, BATCHES)):
@@ -95,14 +100,14 @@ def grown(folder: Path) -> dict[str, Any]:
         events.append(_comparable(event))
         growth.save(folder / str(len(events)))
     growth.save(folder / "end")
-    distributed.wait()
+    dist.barrier()
     rounds = [event for event in events if isinstance(event, Round)]
     kinds = {type(event): number for number, event in enumerate(events, 1)}  # the last of each
     for number in {2, *kinds.values()} - {len(events)}:
         resumed = Growth.resume(folder / str(number), DATA, Macs())
         assert [_comparable(event) for event in resumed.events()] == events[number:]
         resumed.save(folder / f"end{number}")
-        distributed.wait()
+        dist.barrier()
         (tensors, state), (others, other) = read(folder / "end"), read(folder / f"end{number}")
         assert state == other
         assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
@@ -111,6 +116,14 @@ def grown(folder: Path) -> dict[str, Any]:
 
 def _comparable(event: Event) -> Event:
     return replace(event, seconds=0.0) if isinstance(event, Scored) else event
+
+
+def fitting() -> bool:
+    """Whether prepared batches fit where one process keeps two of the three."""
+    model = build(NETWORK, seeded(0, "weights")).double()
+    graph = find_groups(model, BATCHES[0][0])
+    size = SplittingProduct(model, graph, BATCHES, cross_entropy)._prepare(0).size_bytes
+    return SplittingProduct(model, graph, BATCHES, cross_entropy, keep_bytes=2 * size).fits
 
 
 def refused() -> dict[str, str]:
@@ -144,7 +157,7 @@ def refused() -> dict[str, str]:
 
 
 SCENARIOS: dict[str, Callable[[Path], object]] = {
-    "alike": lambda folder: {"found": found(), "stepped": stepped(), "refused": refused()},
+    "alike": lambda folder: {"found": found(), "stepped": stepped(), "fits": fitting(), "refused": refused()},
     "grown": grown,
 }
 

@@ -66,6 +66,12 @@ def test_steps_without_norms_are_those_of_one_process(alike: list[Any], alone: d
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-14)
 
 
+def test_ranks_know_alike_whether_what_they_prepare_fits(alike: list[Any], alone: dict[str, Any]) -> None:
+    """Two have room for what one has not."""
+    assert [one["fits"] for one in alike] == [True, True]
+    assert not alone["fitting"]()
+
+
 def test_what_one_rank_meets_ends_all_with_the_same_error(alike: list[Any]) -> None:
     messages, others = (one["refused"] for one in alike)
     assert messages == others
