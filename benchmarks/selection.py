@@ -1,6 +1,6 @@
 """Selection: how long an exact answer takes, and what it is worth against rules that count FLOPs.
 
-    python benchmarks/selection.py --output selection.json
+    python -m benchmarks.selection --output selection.json
 
 Gains are log-normal (channels, and their groups), at most one more channel beside each; every width is a candidate.
 
@@ -20,19 +20,18 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean, median
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torchvision.models import DenseNet
 
+from benchmarks.width_rules import RULES, cost_of, gains
 from costs.families import Network, default_widths
 from costs.model import Budget, Cost, CostModel, CostName, Macs
 from costs.shapes import LayerShape, Unit, Wiring
@@ -41,12 +40,8 @@ from growth.groups import find_groups
 from growth.selection import select
 from profiler.profile import profile_device
 
-Floats = NDArray[np.float64]
-Rule = Callable[[Sequence[Floats], Wiring, CostModel, float], tuple[int, ...]]
-
 SHARES = (0.3, 0.6, 0.85)  # of all gain
 TARGETS = {"lp": 0.92, "greedy": 0.97}  # geometric mean of the exact rule's cost over theirs
-_HALVINGS = 18
 _SEVEN = (16, 20, 28, 36, 44, 44, 48)
 _STRIDES = (1, 2, 1, 2, 1, 1)
 
@@ -164,13 +159,6 @@ def timed(name: str, wiring: Wiring, cost: str, model: CostModel, program: bool,
     )  # fmt: skip
 
 
-def gains(wiring: Wiring, seed: int) -> list[Floats]:
-    """Totals by channels added: log-normal gains of channels, times one of their group."""
-    rng = np.random.default_rng(seed)
-    each = [np.sort(rng.lognormal(size=width))[::-1] * rng.lognormal() for width in wiring.widths]
-    return [np.append(0.0, np.cumsum(gain)) for gain in each]
-
-
 def worth(table: str, wiring: Wiring, model: CostModel, seeds: int) -> list[Worth]:
     """Every rule's network at every share, priced by the same table."""
     found = []
@@ -178,57 +166,9 @@ def worth(table: str, wiring: Wiring, model: CostModel, seeds: int) -> list[Wort
         totals = gains(wiring, seed)
         for share in SHARES:
             least = share * sum(float(total[-1]) for total in totals)
-            costs = {name: _cost(wiring, rule(totals, wiring, model, least), model) for name, rule in RULES.items()}
-            found.append(Worth(table, seed, share, costs, _cost(wiring, (0,) * len(totals), model)))
+            costs = {name: cost_of(wiring, rule(totals, wiring, model, least), model) for name, rule in RULES.items()}
+            found.append(Worth(table, seed, share, costs, cost_of(wiring, (0,) * len(totals), model)))
     return found
-
-
-def exact(totals: Sequence[Floats], wiring: Wiring, model: CostModel, least: float) -> tuple[int, ...]:
-    """The cheapest network of so much gain: the lowest limit that reaches it."""
-    low, high = _cost(wiring, (0,) * len(totals), model), _cost(wiring, [len(total) - 1 for total in totals], model)
-    best = select(totals, wiring, Budget(model, high))
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        chosen = select(totals, wiring, Budget(model, middle))
-        # Noise in a table can make a wider network cheaper than the seed: no limit goes below the seed's cost.
-        low, high, best = (low, max(low, min(middle, chosen.cost.value)), chosen) if chosen.gain >= least else (middle, high, best)
-    return best.counts
-
-
-def exact_macs(totals: Sequence[Floats], wiring: Wiring, model: CostModel, least: float) -> tuple[int, ...]:  # noqa: ARG001
-    """The network of so much gain with the fewest MACs, whatever the table says."""
-    return exact(totals, wiring, Macs(), least)
-
-
-def lp(totals: Sequence[Floats], wiring: Wiring, model: CostModel, least: float) -> tuple[int, ...]:  # noqa: ARG001
-    """The published rule.  Its relaxation takes channels by gain per FLOP, whole but for the last, which rounding down drops."""
-    prices = [_macs_of_next(wiring, (0,) * len(totals), group) for group in range(len(totals))]
-    ranked = sorted(
-        ((gain / price, group) for group, (total, price) in enumerate(zip(totals, prices, strict=True)) for gain in np.diff(total)),
-        reverse=True,
-    )
-    counts, gained = [0] * len(totals), 0.0
-    for _, group in ranked:
-        counts[group] += 1
-        gained = sum(float(total[count]) for total, count in zip(totals, counts, strict=True))
-        if gained >= least:
-            break
-    return tuple(counts)
-
-
-def greedy(totals: Sequence[Floats], wiring: Wiring, model: CostModel, least: float) -> tuple[int, ...]:  # noqa: ARG001
-    """One channel after the other, the best by gain per MAC at the widths so far."""
-    counts, gained = [0] * len(totals), 0.0
-    while gained < least:
-        able = [group for group, total in enumerate(totals) if counts[group] + 1 < len(total)]
-        rates = {g: (totals[g][counts[g] + 1] - totals[g][counts[g]]) / _macs_of_next(wiring, counts, g) for g in able}
-        group = max(able, key=rates.__getitem__)
-        gained += float(totals[group][counts[group] + 1] - totals[group][counts[group]])
-        counts[group] += 1
-    return tuple(counts)
-
-
-RULES: dict[str, Rule] = {"exact": exact, "exact_macs": exact_macs, "lp": lp, "greedy": greedy}
 
 
 def ratios(worths: Sequence[Worth]) -> dict[str, dict[str, float]]:
@@ -284,18 +224,6 @@ def show_worths(console: Console, worths: Sequence[Worth], summary: dict[str, di
             verdict = "" if target is None else f"{target:.2f} {'met' if row['all'] <= target else 'MISSED'}"
             table.add_row(rule, *(f"{row[column]:.3f}" for column in columns), verdict)
         console.print(table)
-
-
-def _cost(wiring: Wiring, counts: Sequence[int], model: CostModel) -> float:
-    return model.network(wiring.shapes([width + more for width, more in zip(wiring.widths, counts, strict=True)])).value
-
-
-def _macs_of_next(wiring: Wiring, counts: Sequence[int], group: int) -> float:
-    """MACs of one more channel in a group, with so many added so far."""
-    widths = [width + more for width, more in zip(wiring.widths, counts, strict=True)]
-    touching = [unit for unit in wiring.units if group in (unit.input, unit.output)]
-    wider = [width + (at == group) for at, width in enumerate(widths)]
-    return float(sum(unit.at(wider).macs - unit.at(widths).macs for unit in touching))
 
 
 def _mobile(widths: tuple[int, ...], size: int) -> Wiring:
