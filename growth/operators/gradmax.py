@@ -32,6 +32,7 @@ from growth.operators.base import Candidates, Evidence, Passes, in_nats
 from growth.operators.probe import Probe, Reads, outgoing
 from growth.operators.stride import SHORTER, line_search
 
+ROUNDING = 1e-4  # of the largest singular value; directions below it are those of rounding errors
 NUDGE = 1e-3  # of the parent's weights, where slopes are linear in rows and in outgoing weights
 
 
@@ -108,7 +109,8 @@ class _Slopes:
         one = _shaped(-length * left / sigma.clamp_min(torch.finfo(left.dtype).tiny), self.present[at])
         pairs = tuple(torch.cat([read, -read], 1) for read in one)
         gain = 2 * step * rows[:k].norm(dim=1) * (length * sigma).squeeze(1)
-        return Candidates("gradmax", Offspring(self.numbers[at], torch.arange(k), moves, shares, pairs), in_nats(gain))
+        candidates = Candidates("gradmax", Offspring(self.numbers[at], torch.arange(k), moves, shares, pairs), in_nats(gain))
+        return candidates.take((sigma.flatten() > ROUNDING * sigma.max()).nonzero().flatten().cpu())
 
     def _probe(self, rows: Sequence[Tensor]) -> Probe:
         births = [nobody(self.evidence.model, group, number) for number, group in enumerate(self.evidence.graph.groups)]
