@@ -17,7 +17,7 @@ Written by `make bench-growth` from `benchmarks/growth/results/`; the command go
 Machine: a 2-core CPU, one thread.  Images have 16 pixels, networks MobileNetV1's blocks in six channel groups (40 k to 340 k MACs).
 Intervals are 95 % t intervals of differences paired by seed.  "Better" and "worse" are said only where the interval excludes zero;
 intervals of few seeds are wide, and no correction is made for the number of comparisons.  Losses are cross-entropies in nats.
-Each table gives its number of seeds: what is asked for is at least 5, on three tasks; running the command again adds what is missing."""
+Each table gives its number of seeds: at least 5, on three tasks, are asked for; running the command again adds what is missing."""
 
 
 class Plots:
