@@ -38,7 +38,7 @@ from profiler.energy import (
     windows_needed,
 )
 from profiler.meters import DeviceState, EnergySource, Meter, MeterError, WallClock
-from profiler.meters.watch import Clock, Disturbed, Every, Record, Span, Watch, in_background
+from profiler.meters.watch import SAMPLE_SECONDS, Clock, Disturbed, Every, Record, Span, Watch, in_background
 from profiler.timing import NoResult, Work, warm_up
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ BATCH_SECONDS = 0.05  # of work between two looks at the clock
 PERIOD_SAMPLE_SECONDS = 0.002
 PERIOD_SECONDS = (3.0, 12.0)  # how long to look for the counter's steps; the second is for slow counters
 MIN_PERIODS = 5
+GRAIN_SHARE = 0.2  # of the wanted precision, left to what the counter's steps leave open; the rest is for scatter
 MIN_CALLS = 10  # in a window, so that a cut-off repetition at its ends weighs little
 PHASES = 8
 IDLE_ATTEMPTS = 3
@@ -177,8 +178,13 @@ class _Session:
         )
 
     def _window_seconds(self) -> float:
-        """Long enough for the counter's steps and for enough repetitions; NoResult if five don't fit the budget."""
-        length = max(self.plan.window_seconds, (self.plan.min_ticks + 2) * (self.period or 0.0), MIN_CALLS * self.seconds_per_call)
+        """Long enough for the wanted precision, the counter's steps and enough repetitions.  Doubtful if they don't fit the budget."""
+        length = max(
+            self.plan.window_seconds,
+            (self.plan.min_ticks + 2) * (self.period or 0.0),
+            MIN_CALLS * self.seconds_per_call,
+            SAMPLE_SECONDS / (GRAIN_SHARE * self.plan.precision) + 2 * (self.period or 0.0),
+        )
         needed = self.plan.min_windows * (length + self.plan.settle_seconds) + 2 * (self.plan.idle_seconds + self.plan.settle_seconds)
         if needed > self._left():
             left = self._left()
@@ -214,7 +220,7 @@ class _Session:
                     break
                 continue
             if len(windows) == self.plan.min_windows:
-                wanted = windows_needed([window.joules for window in windows], self.plan.precision)
+                wanted = windows_needed([window.joules for window in windows], (1 - GRAIN_SHARE) * self.plan.precision)
         if len(windows) < self.plan.min_windows:
             raise Doubtful(
                 f"{len(windows)} valid windows, {self.plan.min_windows} needed",
@@ -272,7 +278,7 @@ class _Session:
                 pauses.append((now, clock()))
         return _Loop(start, now, calls, tuple(pauses))
 
-    def _watched(self, run: Callable[[], T], sample_seconds: float = 0.01) -> tuple[T, Record]:
+    def _watched(self, run: Callable[[], T], sample_seconds: float = SAMPLE_SECONDS) -> tuple[T, Record]:
         watch = Watch(self.source, self.host.clock, self.host.every, sample_seconds)
         watch.start()
         try:

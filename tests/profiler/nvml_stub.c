@@ -54,6 +54,9 @@ static double uniform(void) {
 }
 static double normal(void) { return sqrt(-2 * log(uniform())) * cos(2 * M_PI * uniform()); }
 
+/* What the sensor makes of a true value; never less than nothing. */
+static double read_as(const device_t *d, double value) { return value * d->gain * fmax(0, 1 + d->noise * normal()); }
+
 static double power_at(const device_t *d, double t) {
     if (!d->points) return d->watts;
     double length = d->trace_t[d->points - 1], s = t - d->trace_start;
@@ -73,8 +76,9 @@ static double until(double t, double width) {
 }
 
 static void tick(device_t *d) {
-    double seen = d->seen_seconds > 0 ? d->seen_joules / d->seen_seconds * d->tick_seconds : 0;
-    d->counter_joules += seen * d->gain * (1 + d->noise * normal());
+    double watts = d->seen_seconds > 0 ? read_as(d, d->seen_joules / d->seen_seconds) : 0;
+    d->counter_joules += watts * d->tick_seconds;
+    if (d->fraction < 1) d->instant = watts; /* power comes from the same sensor, which knows no other */
     d->shown_millijoules = (uint64_t)(d->counter_joules * 1e3);
     d->seen_joules = d->seen_seconds = d->tick_seconds = 0;
 }
@@ -96,8 +100,8 @@ static void advance(device_t *d, double t, double end) {
         if (d->thermal_seconds > 0)
             d->temperature += (d->ambient + d->kelvin_per_watt * watts - d->temperature) * h / d->thermal_seconds;
         if (d->period - in_period - h < EPSILON) tick(d);
-        if (until(t, d->power_period) - h < EPSILON) {
-            d->instant = d->instant_joules / d->instant_seconds * d->gain * (1 + d->noise * normal());
+        if (d->fraction == 1 && until(t, d->power_period) - h < EPSILON) {
+            d->instant = read_as(d, d->instant_joules / d->instant_seconds);
             d->instant_joules = d->instant_seconds = 0;
         }
         t += h;
