@@ -13,7 +13,7 @@ from costs.shapes import LayerShape
 
 CostName = Literal["latency_ms", "energy_mj", "macs", "params"]
 EXACT: frozenset[CostName] = frozenset({"macs", "params"})  # counted, never measured
-Kind = Literal["exact", "measured", "interpolated", "calibrated_sum", "estimated:power_x_time"]
+Kind = Literal["exact", "measured", "interpolated", "calibrated_sum", "estimated:power_x_time", "estimated:power_model"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,11 +65,11 @@ def measure(
 
 
 def as_entries(measured: Mapping[LayerShape, Measurement], setting: Setting, meter: str) -> list[CostEntry]:
-    """Measurements of units as cost entries, dated now."""
+    """Measurements of units as cost entries, dated now.  Their kind is the meter's: an estimate stays one."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     quantity = METERS[meter]().quantity
     return [
-        CostEntry(shape, setting, quantity, m.median, UNITS[quantity], "measured", m.low, m.high, meter, m.repetitions, m.rejected, now)
+        CostEntry(shape, setting, quantity, m.median, UNITS[quantity], m.kind, m.low, m.high, meter, m.repetitions, m.rejected, now)
         for shape, m in measured.items()
     ]
 

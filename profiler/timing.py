@@ -18,6 +18,7 @@ from functools import cache
 from statistics import median
 from typing import Generic, TypeVar
 
+from costs.model import Kind
 from profiler.meters import Meter
 
 Key = TypeVar("Key", bound=Hashable)
@@ -42,6 +43,7 @@ class Measurement:
     high: float
     repetitions: int
     rejected: int
+    kind: Kind = "measured"
 
     @property
     def half_width(self) -> float:
@@ -74,6 +76,7 @@ class _Subject:
     work: Work
     calls: int = 1
     readings: list[float] = field(default_factory=list)
+    kind: Kind = "measured"
     disturbances: Counter[str] = field(default_factory=Counter)
 
     def visit(self, meter: Meter) -> bool:
@@ -85,6 +88,7 @@ class _Subject:
         reading = meter.stop()
         if reading.disturbed is None:
             self.readings.append(reading.value / self.calls)
+            self.kind = reading.origin.kind
             return True
         self.disturbances[reading.disturbed] += 1
         return False
@@ -94,7 +98,7 @@ class _Subject:
         if len(self.readings) < MIN_READINGS:
             return None
         low, high = median_interval(self.readings)
-        return Measurement(median(self.readings), low, high, len(self.readings), self.disturbances.total())
+        return Measurement(median(self.readings), low, high, len(self.readings), self.disturbances.total(), self.kind)
 
     def converged(self) -> bool:
         measured = self.measurement()

@@ -110,14 +110,13 @@ def contention() -> Iterator[Check]:
 
 
 def meters() -> Iterator[Check]:
-    from costs.table import UNITS
-    from profiler.meters import METERS
+    """Each meter: works, or why not and what to do.  Only one that is here and fails is a warning."""
+    from profiler.doctor import findings
 
-    for name, make in METERS.items():
-        meter = make()
-        meter.start()
-        reading = meter.stop()
-        yield Check(f"meter {name}", "ok", f"{meter.quantity}; an empty window reads {reading.value:.2g} {UNITS[meter.quantity]}")
+    for finding in findings():
+        words = {"works": finding.found, "declare": f"not set up: {finding.found}", "absent": f"not here: {finding.found}"}
+        status: Status = "warn" if finding.status == "broken" else "ok"
+        yield Check(f"meter {finding.meter}", status, words.get(finding.status, finding.found), finding.remedy)
 
 
 def broker() -> Iterator[Check]:

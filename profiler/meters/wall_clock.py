@@ -1,8 +1,4 @@
-"""Meters: what a window of work cost.  Time now; a meter of joules has the same four parts.
-
-A meter judges its own windows: a reading says if, and by what, the window was disturbed, because only the meter knows what would
-spoil it (other processes for a clock; throttling or a counter that did not tick for energy).
-"""
+"""The wall clock, which knows when its window was spent waiting for a core or for memory."""
 
 from __future__ import annotations
 
@@ -10,39 +6,13 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from costs.model import CostName
+from profiler.meters.base import Reading
 
 DISTURBED_FRACTION = 0.02
 # A network that page-faulted 5 344 times per run took 18 ms longer than with its memory kept
 PAGE_FAULT_SECONDS = 3.4e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one window cost, in the meter's unit, and the reason why it must not be used, if there is one."""
-
-    value: float
-    disturbed: str | None = None
-
-
-class Meter(Protocol):
-    """Measures the work between ``start`` and ``stop``; windows don't nest.
-
-    ``window_seconds`` is the shortest window whose reading means something: the caller repeats its work to fill it.
-    """
-
-    @property
-    def quantity(self) -> CostName: ...
-
-    @property
-    def window_seconds(self) -> float: ...
-
-    def start(self) -> None: ...
-
-    def stop(self) -> Reading: ...
 
 
 class WallClock:
@@ -74,9 +44,6 @@ class WallClock:
         if faults * PAGE_FAULT_SECONDS > DISTURBED_FRACTION * seconds:
             return Reading(seconds * 1e3, "page faults")
         return Reading(seconds * 1e3)
-
-
-METERS: dict[str, Callable[[], Meter]] = {"wall_clock": WallClock}
 
 
 def scheduler_delay_seconds() -> float:
