@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("splitting", "latency", "service", "submit")
+NAMES = ("splitting", "latency", "energy", "service", "submit")
 
 
 def main() -> int:
