@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("splitting", "selection", "latency", "service", "submit")
+NAMES = ("splitting", "selection", "latency", "service", "submit", "energy")
 
 
 def main() -> int:

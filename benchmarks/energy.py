@@ -22,9 +22,11 @@ from statistics import fmean, median
 sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks.nvml_stub import IDLE_WATTS, NvmlStub, build
+from costs.model import CostName
+from profiler.energy import Energy
 from profiler.meters import SOURCES, Reading
 from profiler.timing import NoResult
-from profiler.windows import Energy, Host, Plan, measure_energy
+from profiler.windows import Host, Plan, measure_energy
 
 PERIOD = 0.1
 VARIANTS = {"all of the time": ("NVIDIA GeForce RTX 3090", 1.0), "25 ms of each 100 ms": ("NVIDIA A100-SXM4-80GB", 0.25)}
@@ -51,7 +53,7 @@ class Result:
 class CalmHost:
     """The stub has a clock of its own, so a busy machine disturbs nothing."""
 
-    quantity = "latency_ms"
+    quantity: CostName = "latency_ms"
     window_seconds = 1e-3
 
     def start(self) -> None:
@@ -136,9 +138,8 @@ def numbers_in_spite_of(stub: NvmlStub, kind: str, runs: int) -> int:
 
 
 def show(results: list[Result], spoiled: dict[str, int], runs: int) -> None:
-    print(
-        f"{'sampled':>21} {'meter':>18} {'none':>5} {'error, median':>14} {'worst':>7} {'+- median':>10} {'coverage':>9} {'net cov.':>9} {'s':>5}"
-    )
+    print(f"{'sampled':>21} {'meter':>18} {'none':>5} {'error, median':>14} {'worst':>7} {'+- median':>10}", end="")
+    print(f" {'coverage':>9} {'net cov.':>9} {'s':>5}")
     for r in results:
         print(
             f"{r.sampled:>21} {r.meter:>18} {r.no_result:>5} {r.median_error:>13.2f}% {r.worst_error:>6.2f}% {r.median_half_width:>9.2f}%"

@@ -66,6 +66,10 @@ class NvmlStub:
         """Something happens at that time of the clock."""
         heapq.heappush(self._timers, (seconds, next(self._number), lambda: (call(), None)[1]))
 
+    def real_time(self) -> None:
+        """From now on the world's clock is the machine's, until the next reset."""
+        self.library.stub_real_time(1)
+
     def set(self, knob: str, value: float, device: int = 0) -> None:
         if self.library.stub_set(device, knob.encode(), ctypes.c_double(value)):
             raise KeyError(knob)

@@ -47,9 +47,11 @@ BATCH_SECONDS = 0.05  # of work between two looks at the clock
 PERIOD_SAMPLE_SECONDS = 0.002
 PERIOD_SECONDS = (3.0, 12.0)  # how long to look for the counter's steps; the second is for slow counters
 MIN_PERIODS = 5
-GRAIN_SHARE = 0.2  # of the wanted precision, left to what the counter's steps leave open; the rest is for scatter
+GRAIN_SHARE = 0.2  # of the wanted precision, that the counter's steps may leave open
 MIN_CALLS = 10  # in a window, so that a cut-off repetition at its ends weighs little
-PHASES = 8
+PHASES = 16  # of the work against the sampling, in a window
+UNSEEN = 0.5  # of a sampling period: what a window's first and last step leave open where each stands for a quarter that was seen
+SAMPLING_SECONDS = 0.1  # the period of partly sampled parts, where no counter shows it
 IDLE_ATTEMPTS = 3
 
 
@@ -69,7 +71,7 @@ class Plan:
     min_ticks: int = 50
     min_windows: int = 5
     max_rejected: int = 10
-    settle_seconds: float = 1.0
+    settle_seconds: float = 1.5  # some power readings are means of the last second
     idle_seconds: float = 5.0
     idle_drift_watts: float = 2.0
     idle_drift: float = 0.05
@@ -220,7 +222,9 @@ class _Session:
                     break
                 continue
             if len(windows) == self.plan.min_windows:
-                wanted = windows_needed([window.joules for window in windows], (1 - GRAIN_SHARE) * self.plan.precision)
+                grain = max(window.resolution for window in windows)
+                share = max(self.plan.precision - grain, GRAIN_SHARE * self.plan.precision)
+                wanted = windows_needed([window.joules for window in windows], share)
         if len(windows) < self.plan.min_windows:
             raise Doubtful(
                 f"{len(windows)} valid windows, {self.plan.min_windows} needed",
@@ -231,7 +235,7 @@ class _Session:
     def _window(self, length: float, idle: Idle) -> Window:
         """One window.  Disturbed with the reason if it must not be used."""
         self._cool_down()
-        self.host.sleep(self.random.uniform(0.0, self.period or 0.0))
+        self.host.sleep(self.random.uniform(0.0, self.period or SAMPLING_SECONDS))
         start = self.source.state()
         self.start = self.start or start
         stopwatch = self.host.stopwatch()
@@ -242,6 +246,8 @@ class _Session:
         span = record.span(loop.start + self.plan.settle_seconds, loop.end)
         if self.period is not None and span.ticks < self.plan.min_ticks:
             raise Disturbed("too few steps of the counter")
+        if self.source.origin.partly_sampled:
+            span = replace(span, jitter_seconds=span.jitter_seconds + UNSEEN * (self.period or SAMPLING_SECONDS))
         if span.resolution > self.plan.precision:
             raise Disturbed("the counter's steps could not be placed in time")
         paused, integral = loop.paused(span), record.integral(span.start, span.end)
@@ -265,16 +271,17 @@ class _Session:
             self.host.sleep(0.1)
 
     def _loop(self, seconds: float, shift_phase: bool = False) -> _Loop:
-        """Repeat the work for so long; with pauses of an eighth of the counter's period in between, if wanted."""
+        """Repeat the work for so long; with short pauses that add up to one sampling period, evenly spaced, if wanted."""
         clock, pauses, calls = self.host.clock, list[tuple[float, float]](), 0
+        measured = seconds - self.plan.settle_seconds
         start = now = clock()
         while now - start < seconds:
             for _ in range(self.batch):
                 self.work()
             self.host.synchronise()
             calls, now = calls + self.batch, clock()
-            if shift_phase and len(pauses) < PHASES and now - start > (len(pauses) + 1) * seconds / (PHASES + 1):
-                self.host.sleep((self.period or 0.0) / PHASES)
+            if shift_phase and now - start > self.plan.settle_seconds + (len(pauses) + 1) * measured / PHASES and now - start < seconds:
+                self.host.sleep(self.random.uniform(0.5, 1.5) * (self.period or SAMPLING_SECONDS) / PHASES)
                 pauses.append((now, clock()))
         return _Loop(start, now, calls, tuple(pauses))
 

@@ -78,7 +78,7 @@ static double until(double t, double width) {
 static void tick(device_t *d) {
     double watts = d->seen_seconds > 0 ? read_as(d, d->seen_joules / d->seen_seconds) : 0;
     d->counter_joules += watts * d->tick_seconds;
-    if (d->fraction < 1) d->instant = watts; /* power comes from the same sensor, which knows no other */
+    if (d->fraction < 1 && d->seen_seconds > 0) d->instant = watts; /* power comes from the same sensor, which knows no other */
     d->shown_millijoules = (uint64_t)(d->counter_joules * 1e3);
     d->seen_joules = d->seen_seconds = d->tick_seconds = 0;
 }
@@ -152,6 +152,8 @@ void stub_trace(int device, const double *seconds, const double *watts, int n, i
     memcpy(d->trace_w, watts, d->points * sizeof *watts);
 }
 
+void stub_real_time(int on) { real_time = on, real_start = monotonic() - now; }
+
 void stub_processes(int device, const int *pids, int n) {
     devices[device].n_pids = n < 16 ? n : 16;
     memcpy(devices[device].pids, pids, devices[device].n_pids * sizeof *pids);
@@ -172,7 +174,7 @@ void stub_fail(const char *call, int code, long after) {
 
 void stub_reset(int count, uint64_t seed) {
     memset(devices, 0, sizeof devices);
-    n_failures = 0, now = 0, n_devices = count, random_state = seed * 2654435761u + 88172645463325252u;
+    n_failures = 0, now = 0, real_time = 0, n_devices = count, random_state = seed * 2654435761u + 88172645463325252u;
     for (int i = 0; i < DEVICES; i++) {
         device_t *d = &devices[i];
         d->watts = d->instant = d->average = 30, d->period = 0.1, d->fraction = d->gain = 1, d->power_period = 0.025;

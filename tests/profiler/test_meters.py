@@ -79,7 +79,7 @@ def ready(name: str, stub: Any, tmp_path: Path) -> Bench:
         return Bench(EnergyMeter(SOURCES[name](root=tmp_path), **time), gpu_work, 100_000)
     if name.startswith("rapl"):
         file = zone(tmp_path, "intel-rapl:0", name.removeprefix("rapl_") + "-0") / "energy_uj"
-        stub.every(0.001, lambda: file.write_text(str(round(stub.clock() * 100e6))))
+        stub.every(0.02, lambda: file.write_text(str(round(stub.clock() * 100e6))))
         return Bench(EnergyMeter(SOURCES[name](root=tmp_path), **time), gpu_work, 100_000)
     return Bench(EnergyMeter(SOURCES[name](), **time), gpu_work, 100_000)
 

@@ -1,6 +1,8 @@
 """Energy windows on the NVML stub: its clock moves only by work and sleep, and the truth is what the work says it draws."""
 
 import random
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean, stdev
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.energy import student, windows_needed
-from profiler.meters import SOURCES
+from profiler.meters import SOURCES, DeviceLost
 from profiler.meters.rapl import RaplSource
+from profiler.meters.watch import Watch, in_background
 from profiler.timing import NoResult
 from profiler.windows import Energy, Host, Plan, measure_energy
 
@@ -82,18 +85,39 @@ def test_rapl_is_measured_by_the_same_windows(stub: Any, host: Host, tmp_path: A
     folder.mkdir()
     for file, value in (("name", "package-0"), ("max_energy_range_uj", 50_000_000), ("energy_uj", 0)):
         (folder / file).write_text(str(value))
-    stub.every(0.005, lambda: (folder / "energy_uj").write_text(str(round(stub.get("true_joules") * 1e6) % 50_000_000)))
-    energy = measure_energy(stub.work(*STEADY), RaplSource("package", [folder]), Plan(), host)  # wraps every 200 ms
+    stub.every(0.02, lambda: (folder / "energy_uj").write_text(str(round(stub.get("true_joules") * 1e6) % 50_000_000)))
+    short = Plan(window_seconds=2.0, settle_seconds=0.1, idle_seconds=1.0)
+    energy = measure_energy(stub.work(*STEADY), RaplSource("package", [folder]), short, host, 0.02)  # wraps every 200 ms
     assert energy.gross.value == pytest.approx(JOULES, rel=0.01)
     assert energy.origin.scope == "package"
 
 
-def test_a_partly_sampled_counter_is_not_fooled_by_work_in_step_with_it(stub: Any, host: Host) -> None:
+@pytest.mark.parametrize("meter", ["nvml_total_energy", "nvml_power"])
+def test_a_partly_sampled_sensor_is_not_fooled_by_work_in_step_with_it(stub: Any, host: Host, meter: str) -> None:
     """Work as long as the period, whose power falls where the sensor looks: naive windows would see 400 W all the time."""
     partly_sampled(stub)
-    energy = measure_energy(stub.work((0.025, 400.0), (0.075, 100.0)), SOURCES["nvml_total_energy"](), Plan(widest=0.2), host)
+    energy = measure_energy(stub.work((0.025, 400.0), (0.075, 100.0)), SOURCES[meter](), Plan(widest=0.2), host)
     assert energy.gross.value == pytest.approx(17.5, rel=0.03)
     assert energy.gross.low < 17.5 < energy.gross.high
+
+
+@pytest.mark.parametrize(("fraction", "largest_error"), [(1.0, 0.01), (0.25, 0.03)])
+def test_windows_come_close_to_the_truth_and_their_intervals_hold_it(stub: Any, host: Host, fraction: float, largest_error: float) -> None:
+    """The figures over 200 worlds: benchmarks/energy.py."""
+    held = 0
+    for seed in range(12):
+        chance = random.Random(seed)
+        stub.reset(seed=seed + 1)
+        if fraction < 1:
+            partly_sampled(stub)
+        stub.set("noise", 0.02)
+        stub.set("phase", chance.uniform(0, 0.1))
+        parts = ((chance.uniform(0.005, 0.1), chance.uniform(80, 200)), (chance.uniform(0.005, 0.1), chance.uniform(200, 400)))
+        truth = sum(seconds * watts for seconds, watts in parts)
+        energy = measure_energy(stub.work(*parts), SOURCES["nvml_total_energy"](), Plan(), host, seed=seed)
+        assert energy.gross.value == pytest.approx(truth, rel=largest_error)
+        held += energy.gross.low <= truth <= energy.gross.high
+    assert held >= 11
 
 
 def test_the_devices_shared_error_is_named_and_not_in_the_interval(stub: Any, host: Host) -> None:
@@ -245,7 +269,7 @@ def test_a_counter_that_stands_still_is_found_before_any_window(stub: Any, host:
 
 
 def test_a_budget_too_small_for_the_windows_is_refused_before_they_start(stub: Any, host: Host) -> None:
-    with pytest.raises(NoResult, match=r"5 windows of 5.2 s and two .* take 43 s, .* are left; .*a time budget of at least 46"):
+    with pytest.raises(NoResult, match=r"5 windows of 5.2 s and two .* take 46.5 s, .* are left; .*a time budget of at least 50"):
         measure(stub, host, Plan(seconds=20))
     assert stub.clock() < 5
 
@@ -289,6 +313,29 @@ def test_the_counter_is_checked_against_integrated_power(stub: Any, host: Host, 
     energy = measure_energy(stub.work(*STEADY), source, Plan(), host)
     assert energy.counter_ratio == pytest.approx(gain, rel=5e-3)
     assert bool(energy.warnings) is warned
+
+
+def test_a_thread_watches_in_real_time(stub: Any, calm: Any) -> None:
+    stub.set("period", 0.01)
+    stub.set("watts", 200)
+    stub.sleep(0.1)
+    stub.real_time()
+    plan = Plan(window_seconds=0.5, min_ticks=10, settle_seconds=0.05, idle_seconds=0.2, precision=0.2, widest=0.5)
+    busy = Host(stopwatch=lambda: calm)
+    energy = measure_energy(lambda: time.sleep(0.005), SOURCES["nvml_total_energy"](), plan, busy, period_seconds=0.01)
+    assert energy.gross.low <= 200 * energy.seconds <= energy.gross.high
+    assert all(thread.name != "energy-watch" for thread in threading.enumerate())
+
+
+def test_what_fails_in_the_thread_is_raised_by_the_window(stub: Any) -> None:
+    source = SOURCES["nvml_total_energy"]()
+    watch = Watch(source, time.perf_counter, in_background, 0.001)
+    watch.start()
+    stub.set("lost", 1)
+    time.sleep(0.05)
+    stub.set("lost", 0)
+    with pytest.raises(DeviceLost, match="GPU is lost"):
+        watch.stop()
 
 
 def test_work_that_draws_nothing_can_not_be_told_from_idle(stub: Any, host: Host) -> None:
