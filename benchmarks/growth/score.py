@@ -98,6 +98,7 @@ class Bench:
             "directions": directions / self.reference[0],
             "taken": taken / self.reference[1],
             "step_equivalents": steps,
+            "first": self.first,
             "product": self.further,
         }
 
