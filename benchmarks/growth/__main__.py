@@ -15,6 +15,7 @@ from benchmarks.growth.prices import latency
 from benchmarks.growth.records import FOLDER, Clock, OutOfTime, Results
 from benchmarks.growth.saturation import saturation
 from benchmarks.growth.score import score
+from benchmarks.growth.shaped import register_shaped
 from benchmarks.growth.tasks import TASKS
 from benchmarks.growth.tried import tried
 from costs.model import Macs
@@ -25,6 +26,7 @@ PARTS = ("tasks", "law", "score", "factorial", "tried")
 def main() -> None:
     options = _options()
     torch.set_num_threads(1)
+    register_shaped()
     clock = Clock.minutes(options.minutes)
     try:
         for part in options.only or PARTS:

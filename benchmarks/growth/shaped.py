@@ -67,4 +67,8 @@ SHAPED = {
     "group means, fading": Shaped(smooth=True, fading=True),
     "index with floor, fading": Shaped(floor=0.3, fading=True),
 }
-SCORERS |= SHAPED
+
+
+def register_shaped() -> None:
+    """Make them scorers by name, for this process."""
+    SCORERS.update(SHAPED)

@@ -17,13 +17,13 @@ from benchmarks.growth.nets import PYRAMID, macs, small, times
 from benchmarks.growth.records import Clock, OutOfTime, Results
 from benchmarks.growth.shaped import Shaped
 from benchmarks.growth.stats import difference, paired
-from benchmarks.growth.toward import even_path, register
+from benchmarks.growth.toward import NAME, even_path, register
 from growth.config import GrowthConfig
 from growth.controls import WIDTH_RULES
 from growth.groups import find_groups
 from growth.loop import Growth
 from growth.networks import build
-from growth.scorers import GroupScore
+from growth.scorers import SCORERS, GroupScore
 from growth.training import Data, fetch, size
 
 FRESH = Clock.minutes(10)
@@ -98,7 +98,8 @@ def test_differences_are_scipys_paired_intervals() -> None:
     assert difference([-0.5]).verdict == "undecided"
 
 
-def test_a_path_to_given_widths_takes_no_more_than_its_share_and_growth_follows_it() -> None:
+def test_a_path_to_given_widths_takes_no_more_than_its_share_and_growth_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCORERS, NAME, SCORERS["random"])  # so that what is registered below is forgotten again
     setting, data = Setting("digits", "constant"), _few()
     seed = setting.seed_network
     path = even_path(seed.widths, setting.expert.widths, 3)
