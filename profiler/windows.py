@@ -271,9 +271,12 @@ class _Session:
             self.host.sleep(0.1)
 
     def _loop(self, seconds: float, shift_phase: bool = False) -> _Loop:
-        """Repeat the work for so long; with short pauses that add up to one sampling period, evenly spaced, if wanted."""
+        """Repeat the work for so long; with short pauses, evenly spaced, that add up to whole sampling periods, if wanted."""
         clock, pauses, calls = self.host.clock, list[tuple[float, float]](), 0
         measured = seconds - self.plan.settle_seconds
+        # Whole periods in all look at every phase alike; how many is drawn anew for each window, so that pauses which just undo
+        # the drift between work and sampling in one window don't in the next
+        pause = self.random.choice((1, 2, 3)) * (self.period or SAMPLING_SECONDS) / PHASES
         start = now = clock()
         while now - start < seconds:
             for _ in range(self.batch):
@@ -281,7 +284,7 @@ class _Session:
             self.host.synchronise()
             calls, now = calls + self.batch, clock()
             if shift_phase and now - start > self.plan.settle_seconds + (len(pauses) + 1) * measured / PHASES and now - start < seconds:
-                self.host.sleep(self.random.uniform(0.5, 1.5) * (self.period or SAMPLING_SECONDS) / PHASES)
+                self.host.sleep(pause)
                 pauses.append((now, clock()))
         return _Loop(start, now, calls, tuple(pauses))
 

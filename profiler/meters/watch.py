@@ -17,7 +17,7 @@ from profiler.meters.source import DeviceState, EnergySource
 Every = Callable[[float, Callable[[], None]], Callable[[], None]]
 Clock = Callable[[], float]
 
-SAMPLE_SECONDS = 0.01
+SAMPLE_SECONDS = 0.0093  # no simple fraction of the 20, 25 or 100 ms at which sensors update, which would weigh some updates more
 SAMPLES_PER_STATE = 10
 CLOCK_CHANGE = 0.01  # relative
 # A sampler that was held up so long has missed steps; it also bounds what a counter could wrap unseen (65 kJ take a minute at 1 kW)
