@@ -16,7 +16,8 @@ from growth import distributed
 from growth.events import Outcome, Proposal
 from growth.operators.base import Candidates
 from growth.operators.choice import Floats, Menu, Pick, channels_added, menus, picked
-from growth.reliability import FreshSample, Prediction
+from growth.prediction import Prediction
+from growth.reliability import FreshSample
 from growth.removal import Removal
 from growth.selection import Selection, select
 from growth.shrinking import Departures, floors

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,28 +16,10 @@ from numpy.typing import NDArray
 from growth.operators.base import Candidates, Evidence
 from growth.operators.choice import Pick
 from growth.operators.law import changes
+from growth.prediction import RELIABLE, Floats, Prediction, mean_and_error
+from growth.removal import Removal
+from growth.shrinking import Departures
 from growth.splitting import Batch
-
-if TYPE_CHECKING:
-    from growth.removal import Removal
-    from growth.shrinking import Departures
-
-Floats = NDArray[np.float64]
-
-RELIABLE = 2.0  # standard errors that a gain must be away from zero: chance alone gets there in 2 to 4 of 100 judgements
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Predicted change of the loss (nats) and its standard error."""
-
-    change: float
-    error: float
-
-    @property
-    def reliable(self) -> bool:
-        """The loss falls, by more than chance explains."""
-        return self.change + RELIABLE * self.error < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +79,3 @@ class FreshSample:
 def measure(evidence: Evidence, candidates: Sequence[Candidates], batches: Sequence[Batch]) -> FreshSample:
     """What every candidate does to the loss on each of these batches."""
     return FreshSample(batches, changes(evidence, candidates, batches))
-
-
-def mean_and_error(values: Floats, sizes: Floats) -> tuple[Floats, Floats]:
-    """Over batches (the first axis), weighted by their sizes: the mean, and its standard error from the scatter."""
-    weights = (sizes / sizes.sum()).reshape(-1, *[1] * (values.ndim - 1))
-    mean = (weights * values).sum(axis=0)
-    variance = ((weights * (values - mean)) ** 2).sum(axis=0) * len(values) / (len(values) - 1)
-    return mean, np.sqrt(variance)

@@ -20,7 +20,6 @@ from growth.operators.stride import STEP_RULES, scaled
 from growth.pointwise import Softplus
 from growth.reliability import FreshSample, measure
 from growth.scorers import SCORERS, GroupScore
-from growth.scorers.base import parents
 from growth.shrinking import departures
 from growth.training import Batch, Samples, seeded, size
 
@@ -99,8 +98,8 @@ class Search:
         self, evidence: Evidence, candidates: Sequence[Candidates], operators: Sequence[str], batches: Sequence[Batch]
     ) -> FreshSample:
         passes = operator_passes(operators, fan_ins(self.model, self.graph)).fresh + removal_passes(self.graph, self.config)
-        self.spent_macs += macs(self.graph) * passes * images(batches)
         fresh = measure(evidence, candidates, batches)
+        self.spent_macs += macs(self.graph) * passes * fresh.images
         if not self.config.shrink:
             return fresh
         return replace(fresh, departures=departures(self.model, self.graph, batches, evidence.loss))
@@ -179,7 +178,7 @@ def operator_passes(names: Iterable[str], fan_ins: Collection[int]) -> Passes:
 
 def fan_ins(model: nn.Module, graph: ChannelGraph) -> set[int]:
     """Weights of a channel, in all groups."""
-    return {theta.shape[1] for theta in parents(model, graph)}
+    return {sum(model.get_parameter(f"{name}.weight")[0].numel() for name in group.producers) for group in graph.groups}
 
 
 def removal_passes(graph: ChannelGraph, config: GrowthConfig) -> int:
@@ -190,7 +189,3 @@ def removal_passes(graph: ChannelGraph, config: GrowthConfig) -> int:
 def macs(graph: ChannelGraph, widths: Sequence[int] | None = None) -> int:
     """MACs of one image, at the present widths or others."""
     return int(Macs().network(graph.wiring.shapes(widths)).value)
-
-
-def images(batches: Sequence[Batch]) -> int:
-    return sum(len(classes) for _, classes in batches)

@@ -29,7 +29,7 @@ from costs.model import Budget, CostModel
 from costs.shapes import Wiring
 from growth import distributed
 from growth.groups import ChannelGraph, ChannelGroup, Place
-from growth.reliability import Prediction, mean_and_error
+from growth.prediction import Prediction, mean_and_error
 from growth.removal import Removal, absorbs
 from growth.selection import select
 from growth.splitting import Batch, Loss

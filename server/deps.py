@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from costs.table import CostTable
-from server.problems import not_found
+from server.problems import Refusal, not_found
 from server.submissions import Submissions
 from store import devices, jobs
 from store.artifacts import ArtifactStore
@@ -85,14 +85,15 @@ def existing_job(service: TheService, job_id: Annotated[str, Path(pattern=ID_PAT
         raise not_found("job", job_id, "GET /v1/jobs (wattle jobs) lists all jobs") from error
 
 
-def existing_device(
-    service: TheService, name: Annotated[str, Path(pattern=NAME_PATTERN, max_length=80, description="name of the device")]
-) -> Device:
+DeviceName = Annotated[str, Path(pattern=NAME_PATTERN, max_length=80, description="name of the device")]
+
+
+def existing_device(service: TheService, name: DeviceName) -> Device:
     """The device of the path; 404 if no worker has registered it."""
     try:
         return devices.device(service.db, name)
     except UnknownDevice as error:
-        raise not_found("device", name, f"start a worker on it: wattle worker --device {name}") from error
+        raise _no_device(name) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +117,17 @@ class KnownTable:
         return {"ETag": self.etag, "Cache-Control": "no-cache"}
 
 
-def existing_table(
-    service: TheService, name: Annotated[str, Path(pattern=NAME_PATTERN, max_length=80, description="name of the device")]
-) -> KnownTable:
+def existing_table(service: TheService, name: DeviceName) -> KnownTable:
     """The cost table of the path's device; 404 if no worker has registered it."""
     try:
         version, table = service.tables.versioned(service.db, name)
     except UnknownDevice as error:
-        raise not_found("device", name, f"start a worker on it: wattle worker --device {name}") from error
+        raise _no_device(name) from error
     return KnownTable(table, f'"{name}/{version}"')
+
+
+def _no_device(name: str) -> Refusal:
+    return not_found("device", name, f"start a worker on it: wattle worker --device {name}")
 
 
 TheTable = Annotated[KnownTable, Depends(existing_table)]

@@ -27,9 +27,12 @@ def _one_of(kind: Kind, own: tuple[str, ...]) -> AfterValidator:
     """Ours, or of a package that is installed here."""
 
     def check(name: str) -> str:
-        known = (*own, *installed(kind))
-        if name not in known:
-            raise ValueError(f"{name!r} is none of the {kind}; choose from {', '.join(known)}, or install the package that brings it")
+        if name in own:  # what is installed is read from disk: 3 ms, three times what the rest of a submission takes
+            return name
+        others = installed(kind)
+        if name not in others:
+            known = ", ".join((*own, *others))
+            raise ValueError(f"{name!r} is none of the {kind}; choose from {known}, or install the package that brings it")
         return name
 
     return AfterValidator(check)

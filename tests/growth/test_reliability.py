@@ -17,7 +17,8 @@ from growth.choosing import Room, choose
 from growth.groups import find_groups
 from growth.operators import OPERATORS, Candidates, Evidence
 from growth.operators.choice import Pick
-from growth.reliability import RELIABLE, FreshChange, FreshSample, Prediction, mean_and_error, measure
+from growth.prediction import RELIABLE, Prediction, mean_and_error
+from growth.reliability import FreshChange, FreshSample, measure
 from growth.scorers import SCORERS
 from growth.splitting import Batch
 
