@@ -51,6 +51,12 @@ class Room:
         added = [max(0, after - width) for after, width in zip(selection.widths, self.wiring.widths, strict=True)]
         return _picks(groups, added), departures.leaving(keeps, selection.widths), selection.gap
 
+    def fill(self, fillers: Sequence[Candidates]) -> list[Candidates]:
+        """The most channels that fit, from one set of candidates per group."""
+        free = [min(len(one.offspring.parents), most - width) for one, most, width in zip(fillers, self.largest, self.wiring.widths, strict=True)]
+        counts = self._selected([np.arange(max(0, count) + 1.0) for count in free], self.wiring).counts
+        return [one.take(torch.arange(count)) for one, count in zip(fillers, counts, strict=True) if count]
+
     def _selected(self, totals: Sequence[Floats], wiring: Wiring) -> Selection:
         """By the first of several processes: a solver that ran out of time would not find the same everywhere."""
         return distributed.of_first(select(totals, wiring, self.budgets, multiple_of=self.multiple_of))
@@ -86,16 +92,31 @@ class Choice:
     fresh: FreshSample  # all fresh images that were used
     scale: float = 1.0  # how far the chosen go, in units of the split step
     leaving: Sequence[Removal] = ()  # what makes room for the chosen
+    filler: Sequence[Candidates] = ()  # takes what room is left
 
     @property
     def taken(self) -> Sequence[Candidates]:
         """What is added."""
-        return self.chosen if self.outcome == "grown" else ()
+        return [*(self.chosen if self.outcome == "grown" else ()), *self.filler]
 
     @property
     def removed(self) -> Sequence[Removal]:
         """What goes."""
         return self.leaving if self.outcome == "grown" else ()
+
+    def filled(self, fillers: Sequence[Candidates], room: Room) -> Choice:
+        """With the most of these channels that the room still holds, one beside each parent that nothing else was taken of.
+
+        No gain is claimed for them, so they are chosen by cost alone.
+        """
+        net = net_channels(self.taken, self.removed, len(room.largest))
+        wider = replace(room, wiring=replace(room.wiring, widths=tuple(map(sum, zip(room.wiring.widths, net, strict=True)))))
+        filler = wider.fill([_beside(one, self.taken, self.removed) for one in fillers])
+        if not filler:
+            return self
+        added = f"{sum(one.channels for one in filler)} channels that nothing reads yet took the room that was left"
+        outcome: Outcome = self.outcome if self.outcome == "grown" else "filled"
+        return replace(self, outcome=outcome, filler=filler, reason=f"{self.reason}; {added}")
 
     def proposal(self, number: int, room: Room, cost_before: Cost, loss_before: float, split_step: float) -> Proposal:
         """The choice as round ``number`` of a run with this ``split_step`` reports it, before anything is added."""
@@ -124,6 +145,14 @@ class Choice:
             outcome=self.outcome,
             reason=self.reason,
         )
+
+
+def _beside(fillers: Candidates, taken: Sequence[Candidates], removed: Sequence[Removal]) -> Candidates:
+    """Those whose parent neither grows otherwise nor goes."""
+    group, parents = fillers.offspring.group, fillers.offspring.parents
+    busy = [one.offspring.parents for one in taken if one.offspring.group == group]
+    busy += [one.channels for one in removed if one.group == group]
+    return fillers.take((~torch.isin(parents, torch.cat([parents[:0], *busy]))).nonzero().flatten())
 
 
 def choose(candidates: Sequence[Candidates], scoring_images: int, draw: Callable[[int], FreshSample], draws: int, room: Room) -> Choice:

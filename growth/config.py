@@ -23,7 +23,8 @@ class GrowthConfig:
     ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.  ``max_growth`` bounds each group's width in units of
     its seed width.  A search uses ``scoring_samples`` training images to find candidates, ``fresh_samples`` others to rank them and as
     many again to judge the best; while the gain is not reliable the fresh images are doubled, up to ``max_fresh_samples`` in all.
-    With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
+    With ``fill`` the room that no reliable gain asks for goes to the most channels that fit, which nothing reads at first
+    (``growth.choosing``).  With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
     ``learning_rate`` is the peak of one schedule over all stages.  ``distillation`` is the part of the loss, after growing and until the
     round is over, that is the cross-entropy against the parent's class probabilities instead of the classes.  Training steps compute
     in ``precision`` (weights and all that is judged stay in float32), in ``memory_format``, and ``compiled`` by torch; scores do not.
@@ -44,6 +45,7 @@ class GrowthConfig:
     schedule: Schedule = "one_cycle"
     scorer: str = "splitting"
     operators: Sequence[str] = ("split",)
+    fill: bool = True
     step_rule: StepRule = "fixed"
     split_step: float = 0.3
     softplus_beta: float = 3.0

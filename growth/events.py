@@ -11,8 +11,8 @@ from growth.training import Evaluation
 
 # What a round did.  no_gain: nothing that could be added is predicted to lower the loss.  no_reliable_gain: what the best promise may
 # be chance, or no step keeps it.  budget: nothing that gains fits the round's limit.  widest: all groups that would gain are as wide as
-# they may become.  planned: the widths were given, and channels became exact twins.  slimmed: the channels of smallest scales were removed.
-Outcome = Literal["grown", "no_reliable_gain", "no_gain", "budget", "widest", "planned", "slimmed"]
+# they may become.  filled: one of these, and channels chosen by cost alone took the room.  planned: the widths were given, and channels became exact twins.  slimmed: the channels of smallest scales were removed.
+Outcome = Literal["grown", "no_reliable_gain", "no_gain", "budget", "widest", "filled", "planned", "slimmed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ class Growth:
         """Training steps until ``until`` have been taken, or the compute that is allowed has been spent."""
         config, train, penalty = self.config, self.data.train, self._penalty()
         while self.step < until and self._affords(self._step_macs() + self._reserved_macs()):
-            rate = learning_rate(config.schedule, config.learning_rate, self._progress())
+            rate = learning_rate(config.schedule, config.learning_rate, self._progress(self.step))
             indices = batch_indices(size(train), config.batch_size, config.seed, self.step).tolist()
             batch = fetch(train, distributed.mine(indices))
             try:
@@ -240,7 +240,10 @@ class Growth:
         self._parent = None
 
     def _check(self) -> Round:
-        """Close the round; roll it back if the loss on the selection data is worse than before, or no number."""
+        """Close the round; roll it back if the loss on the selection data is no number, or worse than before though the rate fell.
+
+        While the learning rate rises the loss may rise without any growth.
+        """
         try:
             after = self._settled(self._open.number)
         except NotANumber as error:
@@ -248,9 +251,9 @@ class Growth:
                 raise
             self._revert(str(error))
             after = self._settled(self._open.number)
-        if self._parent is not None and after.loss > self._open.loss_before:
+        if self._parent is not None and after.loss > self._open.loss_before and self._rate_fell():
             self._revert(f"the loss rose from {self._open.loss_before:.6g} to {after.loss:.6g}")
-        rolled_back = self._open.outcome == "grown" and self._parent is None
+        rolled_back = self._open.outcome in ("grown", "filled") and self._parent is None
         closed = Round.of(self._open, self.graph.wiring.widths, self._cost(), after, rolled_back)
         self.rounds.append(closed)
         self._proposal = self._parent = None
@@ -282,13 +285,18 @@ class Growth:
             return planned
         return self.step + max(0, limit - self.charged_macs) // self._step_macs()
 
-    def _progress(self) -> float:
+    def _progress(self, step: int) -> float:
         """Position in the schedule, 0 to 1.  A final stage of another length than planned stretches its part of the schedule."""
         before, planned = self.config.growth_steps, self.config.growth_steps + self.config.final_steps
-        if self.step < before:
-            return self.step / planned
-        start = before / planned if planned else 0.0
-        return start + (1 - start) * (self.step - before) / (self.total_steps - before)
+        if step <= before:
+            return step / planned if planned else 0.0
+        return before / planned + (1 - before / planned) * (step - before) / (self.total_steps - before)
+
+    def _rate_fell(self) -> bool:
+        """Since the open round began to train."""
+        opened = self.config.steps_per_round * self._open.number
+        before, now = (learning_rate(self.config.schedule, 1.0, self._progress(step)) for step in (opened, self.step))
+        return now < before
 
     def _another_round(self) -> bool:
         """A round is open, or there is one to come and compute for all that it may take."""

@@ -24,6 +24,7 @@ from growth.shrinking import departures
 from growth.training import Batch, Samples, seeded, size
 
 RANKS_FOR_OTHERS = "split"  # the operator whose candidates rank channels for those that claim no gain
+FILLS = "zero_output"  # the operator whose candidates take the room that is left
 
 
 def check_names(config: GrowthConfig) -> None:
@@ -71,7 +72,7 @@ class Search:
             choice = self._filled(evidence, choice)
         elif choice.taken and self.config.step_rule != "fixed":
             choice = self._scaled(evidence, choice, room)
-        return choice
+        return choice.filled(self._proposed(evidence, (FILLS,)), room) if fills(self.config) else choice
 
     def _evidence(self) -> Evidence:
         """The scoring images, and what the scorer finds on them if an operator asks for it."""
@@ -140,6 +141,11 @@ def uses_scores(config: GrowthConfig) -> bool:
     return any(OPERATORS[name].uses_scores for name in config.operators)
 
 
+def fills(config: GrowthConfig) -> bool:
+    """Whether the room that is left is filled; a ranking that claims no gain takes all room by itself."""
+    return config.fill and SCORERS[config.scorer].claims_gain
+
+
 def draw_sizes(data: Samples, config: GrowthConfig) -> list[int]:
     """Sizes of the samples of fresh images that a round may use: where nothing is claimed, one shows what comes."""
     sizes = rounds.draw_sizes(size(data), config)
@@ -149,7 +155,7 @@ def draw_sizes(data: Samples, config: GrowthConfig) -> list[int]:
 def most_macs(model: nn.Module, graph: ChannelGraph, data: Samples, config: GrowthConfig) -> int:
     """The most that a search can spend."""
     draws, weights = draw_sizes(data, config), fan_ins(model, graph)
-    passes = operator_passes({*ranking_operators(config), *config.operators}, weights)
+    passes = operator_passes({*ranking_operators(config), *config.operators, *((FILLS,) if fills(config) else ())}, weights)
     scoring = passes.scoring + (scorer_passes(config, weights) if uses_scores(config) else 0)
     fresh = passes.fresh + removal_passes(graph, config)
     spent = macs(graph) * (scoring * config.scoring_samples + fresh * (sum(draws) + max(draws)))

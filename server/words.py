@@ -22,7 +22,8 @@ _PHASES = {
 _QUANTITIES = {"latency_ms": "latency", "energy_mj": "energy", "macs": "MACs", "params": "parameters"}
 _KINDS = {"estimated:power_x_time": "estimated: power × time"}
 _OUTCOMES = {
-    "no_reliable_gain": "no reliable gain", "no_gain": "no gain in sight", "budget": "no room in the budget", "widest": "at full width",
+    "filled": "filled by cost alone", "no_reliable_gain": "no reliable gain", "no_gain": "no gain in sight",
+    "budget": "no room in the budget", "widest": "at full width",
 }  # fmt: skip
 _CAUSES = {
     "invalid_data": "the data can't be used", "out_of_memory": "out of memory", "not_a_number": "training diverged",
