@@ -47,7 +47,7 @@ class GrowthConfig:
     operators: Sequence[str] = ("split",)
     fill: bool = True
     step_rule: StepRule = "fixed"
-    split_step: float = 0.3
+    split_step: float = 0.1
     softplus_beta: float = 3.0
     max_growth: float = 4.0
     scoring_samples: int = 512
