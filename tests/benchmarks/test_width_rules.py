@@ -84,7 +84,7 @@ def corner(wiring: Wiring, indices: Sequence[Floats], price: str) -> tuple[Corne
     prices = PRICES[price](np.array([macs_of_next(wiring, (0,) * len(indices), group) for group in range(len(indices))]))
     limits = [(part, GROW * sum(prices[at] * wiring.widths[at] for at in part)) for part in PARTS]
     room = [most - width for most, width in zip(largest_widths(wiring.widths, LARGEST), wiring.widths, strict=True)]
-    return published(indices, prices, limits, room), list(prices), limits, room
+    return published(indices, list(prices), limits, room), list(prices), limits, room
 
 
 @pytest.mark.parametrize("price", PRICES)
