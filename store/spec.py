@@ -6,12 +6,13 @@ device have a table, is there such a folder, does the budget cover the seed) is 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from costs.families import MAX_WIDTH, MIN_WIDTH, Family
-from costs.model import CostName
+from costs.model import EXACT, CostName
 from costs.plugins import Kind, installed
 
 DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "imagenet", "synthetic"]
@@ -111,6 +112,12 @@ class GrowthSpec(_Spec):
         default=3.0, gt=0, le=100, description="sharpness of the softplus whose curvature stands in for ReLU's (SiLU needs none)"
     )
     max_growth: float = Field(default=4.0, gt=1, le=64, description="no channel group grows beyond this multiple of its seed width")
+    multiple_of: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="a width that grows or shrinks becomes a multiple of this (the control slimming goes channel by channel)",
+    )
     scoring_samples: int = Field(
         default=512, ge=16, le=1_000_000, description="at most so many training images are used to find splitting directions"
     )
@@ -162,6 +169,9 @@ class BudgetSpec(_Spec):
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of the inference")
 
 
+_EXACT_SETTING = {"device": "this-host", "batch_size": 1, "threads": 1}  # counts are the same in every setting
+
+
 class TrainingSpec(_Spec):
     """How networks are trained; one learning-rate schedule spans the whole job."""
 
@@ -195,6 +205,12 @@ class JobSpec(_Spec):
     network: NetworkSpec
     growth: GrowthSpec = GrowthSpec()
     budget: BudgetSpec
+    further_budgets: tuple[BudgetSpec, ...] = Field(
+        default=(),
+        max_length=8,
+        description="what else the grown network may cost: other quantities, or other devices; it keeps to all of them, and so does every "
+        "control",
+    )
     training: TrainingSpec = TrainingSpec()
     controls: tuple[ControlName, ...] = Field(
         default=("uniform", "cost_only", "random"),
@@ -213,6 +229,20 @@ class JobSpec(_Spec):
     def _controls_once(self) -> JobSpec:
         if len(set(self.controls)) != len(self.controls):
             raise ValueError("a control is named twice; name each once")
+        return self
+
+    @property
+    def budgets(self) -> tuple[BudgetSpec, ...]:
+        """All of them, the first one first."""
+        return (self.budget, *self.further_budgets)
+
+    @model_validator(mode="after")
+    def _budgets_once(self) -> JobSpec:
+        unlimited = [
+            budget.model_copy(update={"limit": 0.0, **(_EXACT_SETTING if budget.cost in EXACT else {})}) for budget in self.budgets
+        ]
+        if twice := [budget for budget, count in Counter(unlimited).items() if count > 1]:
+            raise ValueError(f"{twice[0].cost} is limited twice in the same setting; keep the lower limit")
         return self
 
     @model_validator(mode="after")

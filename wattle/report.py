@@ -21,7 +21,7 @@ ABSENT = "–"
 def render(report: Document, where: str | None = None) -> RenderableType:
     """The whole report; ``where`` says where the artifacts are."""
     parts: list[RenderableType] = [
-        Text.assemble("\n", (str(report["name"]), "bold"), f" on {report['device']}: {budget_words(report['budget'])}\n"),
+        Text.assemble("\n", (str(report["name"]), "bold"), f" on {report['device']}: {budgets_words(report)}\n"),
         widths_table(report),
         cost_table(report),
         agreement(report),
@@ -34,6 +34,12 @@ def render(report: Document, where: str | None = None) -> RenderableType:
     delivered = [Text(f"network.safetensors holds the {chosen['run']} network: {chosen['why']}")] if chosen else []
     advised = [Text(report["seed_advice"]["sentence"])] if "seed_advice" in report else []
     return Group(*parts, *advised, *delivered, *([Text(f"Artifacts: {where}")] if where else []))
+
+
+def budgets_words(report: Document) -> str:
+    """All budgets; further ones with their devices."""
+    further = report.get("further_budgets", [])  # absent from reports of versions before them
+    return ", ".join([budget_words(report["budget"]), *(f"{budget_words(each)} on {each['device']}" for each in further)])
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:
@@ -59,8 +65,9 @@ def cost_table(report: Document) -> Table:
     title = f"Cost of the whole network (latency: {setting_words(report['budget'])})"
     table = _table(title, "network", _right("predicted"), "kind", _right("measured latency"))
     for name, result in results(report):
-        predicted = result["predicted_cost"]
-        table.add_row(name, cost_words(predicted), predicted["kind"], cost_words(result["measured_latency"]), style=_style(name))
+        predicted = [result["predicted_cost"], *result.get("further_costs", [])]
+        words, kinds = ("\n".join(each) for each in ([cost_words(cost) for cost in predicted], [cost["kind"] for cost in predicted]))
+        table.add_row(name, words, kinds, cost_words(result["measured_latency"]), style=_style(name))
     return table
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from costs.families import Network
-from costs.model import CostModel, Macs, Parameters
+from costs.model import Budget, CostModel, Macs, Parameters
 from costs.shapes import Wiring
 from growth.config import GrowthConfig
 from growth.events import Round
@@ -43,7 +43,7 @@ class Setup:
     job: Job
     spec: JobSpec
     seed: Network
-    cost_model: CostModel
+    budgets: Sequence[Budget]
     config: GrowthConfig
     preprocessing: Preprocessing
     data: Data
@@ -52,22 +52,24 @@ class Setup:
 
 def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measurements) -> Document:
     """Everything there is to say about a finished job, as plain JSON.  Costs carry unit and kind; losses are in nats."""
-    spec, cost_model, first = setup.spec, setup.cost_model, repeats[0]
-    results = {arm: _result(arm, run, cost_model, measured) for arm, run in first.items()}
+    spec, budgets, first = setup.spec, setup.budgets, repeats[0]
+    results = {arm: _result(arm, run, budgets, measured) for arm, run in first.items()}
     seed = {**_seed(setup, first[GROWN]), "measured_latency": measured.of(setup.seed)}
     later = {run_name(arm, number): run for number, repeat in enumerate(repeats) for arm, run in repeat.items() if number}
-    networks = {"seed": seed, **results, **{name: _priced(run.network, cost_model, measured) for name, run in later.items()}}
+    networks = {"seed": seed, **results, **{name: _priced(run.network, budgets, measured) for name, run in later.items()}}
+    asked = [{**one.model_dump(), "unit": each.cost_model.unit} for one, each in zip(spec.budgets, budgets, strict=True)]
     return {
         "job": setup.job.id,
         "name": spec.name,
         "device": spec.budget.device,
-        "budget": {**spec.budget.model_dump(), "unit": cost_model.unit},
+        "budget": asked[0],
+        "further_budgets": asked[1:],
         "seeds": [setup.config.seed + number for number in range(len(repeats))],
         "seed": seed,
         GROWN: results[GROWN],
         **({RETRAINED: results[RETRAINED]} if RETRAINED in results else {}),
         "controls": {name: results[name] for name in spec.controls},
-        "arms": {arm: _arm([repeat[arm] for repeat in repeats], cost_model, measured) for arm in arms(spec)},
+        "arms": {arm: _arm([repeat[arm] for repeat in repeats], budgets[0].cost_model, measured) for arm in arms(spec)},
         "paired": _paired(repeats, spec),
         "rounds": [_round(taken) for taken in first[GROWN].rounds],
         "control_rounds": {name: [_round(taken) for taken in first[name].rounds] for name in spec.controls},
@@ -85,9 +87,9 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
     }
 
 
-def _result(arm: str, run: Result, cost_model: CostModel, measured: Measurements) -> Document:
+def _result(arm: str, run: Result, budgets: Sequence[Budget], measured: Measurements) -> Document:
     """One run of the first seed, in full."""
-    parts = {**_priced(run.network, cost_model, measured), **_scores(run.finished.test), "selection_loss": run.finished.selection.loss}
+    parts = {**_priced(run.network, budgets, measured), **_scores(run.finished.test), "selection_loss": run.finished.selection.loss}
     spent = {"charged_macs": run.finished.charged_macs, "steps": run.finished.steps, "seconds": run.seconds}
     return {**parts, **spent, **({"note": _RETRAINED_NOTE} if arm == RETRAINED else {})}
 
@@ -122,7 +124,7 @@ def _verdict(setup: Setup, repeats: Sequence[Repeat], grown: Document) -> Docume
     """By the rule over all seeds; what is said of the budget is said of the first seed's grown network."""
     found = verdict(_losses(repeats, GROWN), {name: _losses(repeats, name) for name in setup.spec.controls})
     means = {arm: fmean(_losses(repeats, arm)) for arm in arms(setup.spec)}
-    unit = setup.cost_model.unit if setup.spec.budget.cost == "latency_ms" else None
+    unit = setup.budgets[0].cost_model.unit if setup.spec.budget.cost == "latency_ms" else None
     words = (
         found["sentence"],
         rounds_words(repeats[0][GROWN].rounds),
@@ -139,24 +141,26 @@ def _input(preprocessing: Preprocessing) -> Document:
 
 def _seed(setup: Setup, grown: Result) -> Document:
     """The seed network at the end of its own stage: where growth started, in the middle of the schedule; not a control."""
-    config, document = setup.config, _network(setup.seed, setup.cost_model)
+    config, document = setup.config, _network(setup.seed, setup.budgets)
     batch = min(config.batch_size, size(setup.data.train))
     trained = {"charged_macs": 3 * document["macs"] * batch * config.steps_per_round, "steps": config.steps_per_round}
     scores = _scores(grown.finished.seed) if grown.finished.seed is not None else {}
     return {**document, **scores, **trained, "note": "at the end of its own stage, in the middle of the schedule; not a control"}
 
 
-def _priced(network: Network, cost_model: CostModel, measured: Measurements) -> Document:
-    return {**_network(network, cost_model), "measured_latency": measured.of(network)}
+def _priced(network: Network, budgets: Sequence[Budget], measured: Measurements) -> Document:
+    return {**_network(network, budgets), "measured_latency": measured.of(network)}
 
 
-def _network(network: Network, cost_model: CostModel) -> Document:
+def _network(network: Network, budgets: Sequence[Budget]) -> Document:
     wiring = network.wiring()
     shapes = wiring.shapes()
+    costs = [{"quantity": each.cost_model.name, **asdict(each.cost_model.network(shapes))} for each in budgets]
     return {
         "widths": list(network.widths),
         "layers": _layers(wiring),
-        "predicted_cost": {"quantity": cost_model.name, **asdict(cost_model.network(shapes))},
+        "predicted_cost": costs[0],
+        "further_costs": costs[1:],
         "macs": int(Macs().network(shapes).value),
         "params": int(Parameters().network(shapes).value),
     }

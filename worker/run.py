@@ -46,25 +46,24 @@ def run_growth(attempt: Attempt) -> None:
     reporter = Reporter(attempt)
     reporter.tell({"phase": "loading"}, at_once=True)
     torch.set_num_threads(spec.training.threads)
-    admitted = admit(spec, attempt.db, attempt.settings, _table_of_first_attempt(attempt))
-    prices = admitted.cost_model
+    admitted = admit(spec, attempt.db, attempt.settings, _tables_of_first_attempt(attempt, spec.budget.device))
     sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)
     config = growth_config(spec, sets)
     attempt.stop_if_asked()
 
-    probes = frontier_names(spec, admitted.network, prices, config)
-    runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, (*probes, *run_names(spec)))
-    advised = seed_advice(runs, probes, admitted.network, prices, config)
+    probes = frontier_names(spec, admitted.network, admitted.budgets, config)
+    runs = Runs(attempt, reporter, sets, admitted.budgets, (*probes, *run_names(spec)))
+    advised = seed_advice(runs, probes, admitted.network, config)
     first, *later = range(spec.seeds)
-    trained = compare(runs, spec, first, admitted.network, prices, config)
+    trained = compare(runs, spec, first, admitted.network, config)
     repeats = [_results(trained)]
-    repeats += [_results(compare(runs, spec, repeat, admitted.network, prices, config)) for repeat in later]
+    repeats += [_results(compare(runs, spec, repeat, admitted.network, config)) for repeat in later]
 
     networks = [admitted.network, *(run.network for repeat in repeats for run in repeat.values())]
     measured = _measure(attempt, reporter, spec, admitted.setting, networks)
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
-    setup = Setup(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, sets, advised)
+    setup = Setup(attempt.lease.job, spec, admitted.network, admitted.budgets, config, preprocessing, sets, advised)
     _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured))
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0, **trained[chosen["run"]].standing()}, at_once=True)
 
@@ -100,6 +99,7 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         split_step=growth.split_step,
         softplus_beta=growth.softplus_beta,
         max_growth=growth.max_growth,
+        multiple_of=growth.multiple_of,
         scoring_samples=scoring,
         fresh_samples=fresh,
         max_fresh_samples=growth.max_fresh_samples,
@@ -117,11 +117,14 @@ def _scoring_samples(scoring: int, fresh: int, available: int) -> tuple[int, int
     return used, fewer
 
 
-def _table_of_first_attempt(attempt: Attempt) -> LoadTable:
-    """Loads the cost table that the first attempt saw: a device that is profiled again meanwhile must not change a job."""
-    name = "costs.json"
+def _tables_of_first_attempt(attempt: Attempt, first: str) -> LoadTable:
+    """Loads the cost tables that the first attempt saw: a device that is profiled again meanwhile must not change a job.
+
+    The one of the device ``first``, the budget's, has the plain name.
+    """
 
     def load(db: Database, device: str) -> CostTable:
+        name = "costs.json" if device == first else f"costs-{device}.json"
         kept = {artifact.name: artifact for artifact in jobs.artifacts(db, attempt.job_id)}.get(name)
         if kept is not None:
             with attempt.artifacts.open(kept.sha256) as file:

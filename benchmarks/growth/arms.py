@@ -14,7 +14,7 @@ from benchmarks.growth import tasks
 from benchmarks.growth.nets import CONSTANT, PYRAMID, SmallMobileNet, macs, small, times
 from benchmarks.growth.toward import register
 from costs.families import Network
-from costs.model import CostModel, Macs
+from costs.model import Budget, CostModel, Macs
 from growth.config import GrowthConfig
 from growth.controls import WIDTH_RULES, Widths, control, retrained
 from growth.events import Finished
@@ -124,12 +124,16 @@ class Runs:
 
     def control(self, name: str, config: GrowthConfig, network: Network | None = None) -> Planned:
         """The product's own control of this name."""
-        return control(name, network or self.setting.seed_network, self.main, self.setting.cost_model, config)
+        return control(name, network or self.setting.seed_network, self.main, config)
 
     def toward(self, rule: str, config: GrowthConfig) -> Planned:
         """Grown to the widths of a rule, by new channels that nothing reads yet."""
         seed = self.setting.seed_network
-        widths = self.setting.expert.widths if rule == "pyramid" else WIDTH_RULES[rule](seed.wiring(), self.setting.cost_model, config)
+        widths = (
+            self.setting.expert.widths
+            if rule == "pyramid"
+            else WIDTH_RULES[rule](seed.wiring(), [Budget(self.setting.cost_model, config.limit)], config)
+        )
         return seed, replace(config, scorer=register(seed.widths, widths, config.rounds), operators=("zero_output",))
 
     def at(self, arm: str, rate: float, batch: int) -> Ended:
