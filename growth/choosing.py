@@ -54,8 +54,9 @@ class Room:
 
     def fill(self, fillers: Sequence[Candidates]) -> list[Candidates]:
         """The most channels that fit, from one set of candidates per group."""
-        free = [min(len(one.offspring.parents), most - width) for one, most, width in zip(fillers, self.largest, self.wiring.widths, strict=True)]
-        counts = self._selected([np.arange(max(0, count) + 1.0) for count in free], self.wiring).counts
+        room = [most - width for most, width in zip(self.largest, self.wiring.widths, strict=True)]
+        free = [max(0, min(len(one.offspring.parents), more)) for one, more in zip(fillers, room, strict=True)]
+        counts = self._selected([np.arange(count + 1.0) for count in free], self.wiring).counts
         return [one.take(torch.arange(count)) for one, count in zip(fillers, counts, strict=True) if count]
 
     def _selected(self, totals: Sequence[Floats], wiring: Wiring) -> Selection:

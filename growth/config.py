@@ -25,7 +25,8 @@ class GrowthConfig:
     candidates, ``fresh_samples`` others to rank them and as many again to judge the best; while the gain is not reliable the fresh
     images are doubled, up to ``max_fresh_samples`` in all.
     With ``fill`` the room that no reliable gain asks for goes to the most channels that fit, which nothing reads at first
-    (``growth.choosing``).  With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
+    (``growth.choosing``).
+    With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
     ``learning_rate`` is the peak of one schedule over all stages.  ``distillation`` is the part of the loss, after growing and until the
     round is over, that is the cross-entropy against the parent's class probabilities instead of the classes.  Training steps compute
     in ``precision`` (weights and all that is judged stay in float32), in ``memory_format``, and ``compiled`` by torch; scores do not.

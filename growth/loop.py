@@ -263,7 +263,7 @@ class Growth:
             after = self._settled(self._open.number)
         if self._parent is not None and after.loss > self._open.loss_before and self._rate_fell():
             self._revert(f"the loss rose from {self._open.loss_before:.6g} to {after.loss:.6g}")
-        rolled_back = self._open.outcome in ("grown", "filled") and self._parent is None
+        rolled_back = self._open.grew and self._parent is None
         closed = Round.of(self._open, self.graph.wiring.widths, self._cost(), after, rolled_back)
         self.rounds.append(closed)
         self._proposal = self._parent = None

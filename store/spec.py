@@ -99,7 +99,11 @@ class GrowthSpec(_Spec):
     )
     rounds: int = Field(default=3, ge=1, le=50, description="growth rounds")
     split_step: float = Field(
-        default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
+        default=0.1, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
+    )
+    fill: bool = Field(
+        default=True,
+        description="a round's room that no reliable gain asks for goes to the most channels that fit, which add nothing at first",
     )
     step_rule: Literal["fixed", "line_search", "gauss_newton"] = Field(
         default="fixed",

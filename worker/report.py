@@ -186,7 +186,7 @@ def _round(taken: Round) -> Document:
 
 def rounds_words(rounds: Sequence[Round]) -> str:
     """A run that grew nowhere says so, and why."""
-    if not rounds or any(any(taken.channels_added) for taken in rounds):
+    if not rounds or any(taken.grew for taken in rounds):
         return ""
     return f"No round added a channel; the last one: {rounds[-1].reason}."
 

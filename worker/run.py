@@ -94,6 +94,7 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         compiled=training.compiled,
         scorer=growth.scorer,
         operators=growth.operators,
+        fill=growth.fill,
         step_rule=growth.step_rule,
         shrink=growth.shrink,
         split_step=growth.split_step,

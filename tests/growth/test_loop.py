@@ -34,8 +34,9 @@ from growth.training import EXPLODED, Data, Learner, NotANumber, evaluate_batche
 SEED = Network("plain", (4, 4), 8, 1, 3)
 SEED_MACS = Macs().network(SEED.wiring().shapes()).value
 CONFIG = GrowthConfig(
-    limit=3 * SEED_MACS, rounds=3, steps_per_round=3, final_steps=3, batch_size=16, scoring_samples=32, fresh_samples=16, learning_rate=0.05
-)
+    limit=3 * SEED_MACS, rounds=3, steps_per_round=3, final_steps=3, batch_size=16, scoring_samples=32, fresh_samples=16,
+    learning_rate=0.05, split_step=0.3, fill=False,
+)  # fmt: skip
 
 
 def images(count: int, seed: int) -> TensorDataset:
