@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from costs.families import MAX_WIDTH, Network, default_widths, largest_widths
 from costs.model import EXACT, Cost, CostModel, CostName, Macs, Parameters
+from costs.power import at_declared_power
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostTable, NoCost, Setting, TableCost
 from store import devices, images
@@ -62,7 +63,8 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
     seed_cost = _priced_seed(spec, network, model)
     warnings = (
         *_device_warnings(spec.budget, db),
-        *calibration_warnings(spec.budget.device, wiring, model, profile_command(spec.budget, network, spec.growth.max_growth)),
+        *calibration_warnings(spec.budget.device, wiring, model, profile_command(spec.budget, network, spec.growth.max_growth, _meter(model))),
+        *_power_warnings(spec.budget, model),
         *_interval_warnings(seed_cost, spec.budget.limit),
         *_growth_warnings(spec, network, model),
     )
@@ -146,11 +148,20 @@ def _cost_model(budget: BudgetSpec, db: Database, load_table: LoadTable, problem
         problems.append(_unknown_device("budget.device", budget.device, db))
         return None
     if budget.cost == "energy_mj" and not any(entry.quantity == "energy_mj" for entry in table):
-        remedy = "limit latency_ms, macs or params instead"
-        message = f"{budget.device} has no energy entries: no meter has measured its energy; {remedy}"
-        problems.append(Problem("budget.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message))
-        return None
+        if budget.declared_watts is None:
+            problems.append(_no_energy(budget))
+            return None
+        table = at_declared_power(table, budget.declared_watts)
     return cost_model(budget.cost, table, _setting(budget))
+
+
+def _no_energy(budget: BudgetSpec) -> Problem:
+    remedy = (
+        "measure it with a meter that works there (`wattle doctor` lists them): wattle profile --meter METER; without one allow an estimate "
+        "(power_model): set budget.declared_watts to what the device draws under load; or limit latency_ms, macs or params"
+    )
+    message = f"{budget.device} has no energy entries: no meter has measured its energy; {remedy}"
+    return Problem("budget.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message)
 
 
 def _priced_seed(spec: JobSpec, network: Network, model: CostModel) -> Cost:
@@ -159,7 +170,7 @@ def _priced_seed(spec: JobSpec, network: Network, model: CostModel) -> Cost:
     try:
         seed = model.network(_shapes(network, network.widths))
     except NoCost as error:
-        remedy, reason = profile_command(budget, network, spec.growth.max_growth), str(error).partition("; run `")[0]
+        remedy, reason = profile_command(budget, network, spec.growth.max_growth, _meter(model)), str(error).partition("; run `")[0]
         message = f"the seed can't be priced: {reason}; run: {remedy}"
         raise InvalidSpec([Problem("budget.device", budget.device, None, remedy, message)]) from error
     if seed.value > budget.limit:
@@ -177,13 +188,21 @@ def _unknown_device(field: str, name: str, db: Database) -> Problem:
     return Problem(field, name, known, remedy, message)
 
 
-def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> str:
-    """The command that measures what this job needs."""
+def _meter(model: CostModel) -> str | None:
+    """The meter of the energies that the model has, where they are measured."""
+    if model.name != "energy_mj" or not isinstance(model, TableCost):
+        return None
+    return next((entry.meter for entry in model.table if entry.quantity == "energy_mj" and entry.meter != "power_model"), None)
+
+
+def profile_command(budget: BudgetSpec, network: Network, max_growth: float, meter: str | None = None) -> str:
+    """The command that measures what this job needs; with a meter, energy too."""
     widths, norm = ",".join(map(str, network.widths)), "" if network.norm else "--no-norm "
+    energy = f"--meter {meter} " if meter else ""
     return (
         f"wattle profile --device {budget.device} --family {network.family} --widths {widths} --activation {network.activation} {norm}"
         f"--image-size {network.image_size} --in-channels {network.in_channels} --classes {network.classes} "
-        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads} --wait"
+        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads} {energy}--wait"
     )
 
 
@@ -208,6 +227,18 @@ def calibration_warnings(device: str, wiring: Wiring, model: CostModel, command:
     return (
         f"the last profile of {device} with this setting measured other networks (family, activation or image size), and its "
         f"scale is applied here: prices may be off by more than their interval says; run: {command}",
+    )
+
+
+def _power_warnings(budget: BudgetSpec, model: CostModel) -> tuple[str, ...]:
+    """Are the declared watts used, and what does that mean?"""
+    if budget.declared_watts is None:
+        return ()
+    if meter := _meter(model):
+        return (f"{meter} has measured the energy of {budget.device}: budget.declared_watts is not used",)
+    return (
+        f"no meter has measured the energy of {budget.device}: it is estimated as {budget.declared_watts:g} W times measured time, which "
+        "can't tell a layer that is slow from one that is hungry",
     )
 
 

@@ -205,7 +205,9 @@ def profile(
     max_growth: Annotated[float | None, typer.Option(help="Measure widths up to this multiple of the seed's. (default: 4)")] = None,
     batch_size: BatchSize = None,
     threads: Threads = None,
-    seconds: Annotated[float, typer.Option(help="Time budget for measuring, in seconds.")] = 60,
+    seconds: Annotated[float, typer.Option(help="Time budget for measuring latency, in seconds.")] = 60,
+    meter: Annotated[str | None, typer.Option(help="Also measure energy with this meter; wattle doctor says which work.")] = None,
+    energy_seconds: Annotated[float | None, typer.Option(help="Time budget for measuring energy, in seconds. (default: 900)")] = None,
     wait: Wait = False,
 ) -> Answer:
     """Measure a device for every layer shape that growing a network can meet."""
@@ -219,7 +221,15 @@ def profile(
             "network": network, "image_size": _needed("--image-size", image_size),
             "in_channels": _needed("--in-channels", in_channels), "classes": _needed("--classes", classes),
         }  # fmt: skip
-    given = {"device": device, "max_growth": max_growth, "batch_size": batch_size, "threads": threads, "seconds": seconds}
+    given = {
+        "device": device,
+        "max_growth": max_growth,
+        "batch_size": batch_size,
+        "threads": threads,
+        "seconds": seconds,
+        "meter": meter,
+        "energy_seconds": energy_seconds,
+    }
     document |= {name: value for name, value in given.items() if value is not None}
     with connect() as client:
         job = client.profile(document)
