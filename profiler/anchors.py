@@ -20,9 +20,11 @@ from costs.model import CostName
 from costs.shapes import Wiring
 from costs.table import Anchor, Calibration, CostTable, Setting
 from profiler.device import MEMORY_FORMATS, ready_to_measure
+from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS
 from profiler.sweep import grid, sentinel
 from profiler.timing import Measurement, NoResult, Progress, Session, Work, interleave, never, silent
+from profiler.windows import Energies
 
 MIN_ANCHORS = 3  # leaving one out must leave something to take a median of
 UNIFORM_SHARES = (1 / 3, 2 / 3)  # of the way from the seed to the largest widths, on a logarithmic scale
@@ -69,6 +71,19 @@ def measure_networks(
     with ready_to_measure(setting), _eval_mode(modules.values()):
         work = network_work(modules, example, setting)
         return interleave(work, METERS["wall_clock"](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+
+
+def measure_network_energies(
+    modules: Mapping[str, nn.Module],
+    example: Tensor,
+    setting: Setting,
+    request: EnergyRequest,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = never,
+) -> Energies[str]:
+    """Energy of whole networks, in one session.  MeterError, and no numbers, when the device is lost."""
+    with ready_to_measure(setting), _eval_mode(modules.values()):
+        return request.measure(network_work(modules, example, setting), progress, should_stop)
 
 
 def calibrate(

@@ -8,35 +8,23 @@ power they drew, times the measured time of the others, is an estimate of these,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TypeVar
 
 from costs.power import Power, power_times_time
 from costs.shapes import LayerShape, Wiring
 from costs.table import Calibration, CostEntry, CostTable, Setting
 from profiler.anchors import MIN_ANCHORS, calibrate
 from profiler.energy import Energy
-from profiler.meters import EnergySource, Origin
-from profiler.sweep import as_entries, sentinel
+from profiler.energy_request import TWINS, EnergyRequest
+from profiler.meters import Origin
+from profiler.sweep import as_entries
 from profiler.timing import NoResult, Progress, Work
 from profiler.units import unit_work
-from profiler.windows import HOST, Host, Plan, measure_energies
-
-Key = TypeVar("Key", bound=Hashable)
+from profiler.windows import Plan
 
 MAX_ANCHORS = 5
-TWINS = 2  # the sentinel and its twin
-
-
-@dataclass(frozen=True, slots=True)
-class EnergyRequest:
-    """What to measure energy with, and in which windows."""
-
-    source: EnergySource
-    plan: Plan
-    host: Host = HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +56,16 @@ def measure_energy_costs(
     chosen = shortlist(times, _room(request.plan, len(anchors), len(_classes(times))))
     work: dict[LayerShape | str, Work] = {name: wholes[name][1] for name in anchors}
     work.update(unit_work(chosen, setting).items())
-    session = measure_energies(
-        work, request.source, request.plan, request.host, sentinel=sentinel(), progress=progress, should_stop=should_stop
-    )
-    drawn, missing = drawn_by_work(session.results)
-    missing.update({key: str(reason) for key, reason in session.missing.items()})
-    found = {key: energy for key, energy in drawn.items() if isinstance(key, LayerShape)}
-    measured = {key: (wholes[key][0], energy.measurement()) for key, energy in drawn.items() if isinstance(key, str)}
+    session = request.measure(work, progress, should_stop)
+    missing = {str(key): str(reason) for key, reason in session.missing.items()}
+    found = {key: energy for key, energy in session.results.items() if isinstance(key, LayerShape)}
+    measured = {key: (wholes[key][0], energy.measurement()) for key, energy in session.results.items() if isinstance(key, str)}
     if not found or len(measured) < MIN_ANCHORS:
         raise NoResult(f"{len(measured)} whole networks and {len(found)} layers have an energy: {next(iter(missing.values()))}")
     entries = as_entries({shape: energy.measurement() for shape, energy in found.items()}, setting, "energy_mj")
     entries += estimates(found, [time for shape, time in times.items() if shape not in found])
     calibration = calibrate(CostTable(latencies.device, entries), wiring, measured, setting, "energy_mj")
-    return EnergyCosts(entries, calibration, {str(key): reason for key, reason in missing.items()}, session.drift, session.twin)
+    return EnergyCosts(entries, calibration, missing, session.drift, session.twin)
 
 
 def shortlist(times: Mapping[LayerShape, CostEntry], room: int) -> list[LayerShape]:
@@ -97,20 +82,6 @@ def estimates(measured: Mapping[LayerShape, Energy], times: Iterable[CostEntry])
     classes = {key: [measured[shape] for shape in shapes] for key, shapes in _classes(measured).items()}
     alike = {key: _power(found if len(found) > 1 else everyone, origin) for key, found in classes.items()}
     return [power_times_time(alike.get(_class(time.shape)) or _power(everyone, origin), time) for time in times]
-
-
-def drawn_by_work(results: Mapping[Key, Energy]) -> tuple[dict[Key, Energy], dict[Key, str]]:
-    """Energies that the work caused, and a reason instead of those that can't be told from the idle device's: work on another device."""
-    caused = {key: energy for key, energy in results.items() if energy.net.low > 0}
-    reasons = {key: _not_caused(energy.origin) for key, energy in results.items() if key not in caused}
-    return caused, reasons
-
-
-def _not_caused(origin: Origin) -> str:
-    return (
-        f"no result: with this work the {origin.scope} of {origin.device} draws hardly more than without; "
-        f"{origin.meter} measures another device than the one it runs on, or one that others use: choose another meter"
-    )
 
 
 def _power(energies: Sequence[Energy], origin: Origin) -> Power:

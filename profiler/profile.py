@@ -16,7 +16,8 @@ from costs.table import Calibration, CostTable, Setting
 from growth.networks import build
 from profiler.anchors import anchor_widths, calibrate, network_work
 from profiler.device import Fingerprint, fingerprint, ready_to_measure
-from profiler.energy_costs import EnergyRequest, measure_energy_costs
+from profiler.energy_costs import measure_energy_costs
+from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS
 from profiler.sweep import as_entries, plan, sentinel
 from profiler.timing import Progress, Work, interleave, never, silent

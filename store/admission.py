@@ -60,10 +60,13 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
     if problems or shape is None or network is None or model is None:
         raise InvalidSpec(problems)
     wiring = _wiring(network)
-    seed_cost = _priced_seed(spec, network, model)
+    command = profile_command(spec.budget, network, spec.growth.max_growth, _meter(model))
+    seed_cost = _priced_seed(spec, network, model, command)
     warnings = (
         *_device_warnings(spec.budget, db),
-        *calibration_warnings(spec.budget.device, wiring, model, profile_command(spec.budget, network, spec.growth.max_growth, _meter(model))),
+        *calibration_warnings(
+            spec.budget.device, wiring, model, profile_command(spec.budget, network, spec.growth.max_growth, _meter(model))
+        ),
         *_power_warnings(spec.budget, model),
         *_interval_warnings(seed_cost, spec.budget.limit),
         *_growth_warnings(spec, network, model),
@@ -157,22 +160,22 @@ def _cost_model(budget: BudgetSpec, db: Database, load_table: LoadTable, problem
 
 def _no_energy(budget: BudgetSpec) -> Problem:
     remedy = (
-        "measure it with a meter that works there (`wattle doctor` lists them): wattle profile --meter METER; without one allow an estimate "
-        "(power_model): set budget.declared_watts to what the device draws under load; or limit latency_ms, macs or params"
+        "measure it with a meter that works there (`wattle doctor` lists them): wattle profile --meter METER; without one allow an "
+        "estimate (power_model): set budget.declared_watts to what the device draws under load; or limit latency_ms, macs or params"
     )
     message = f"{budget.device} has no energy entries: no meter has measured its energy; {remedy}"
     return Problem("budget.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message)
 
 
-def _priced_seed(spec: JobSpec, network: Network, model: CostModel) -> Cost:
-    """The seed's cost.  InvalidSpec when it has no price, or one above the limit."""
+def _priced_seed(spec: JobSpec, network: Network, model: CostModel, command: str) -> Cost:
+    """The seed's cost.  InvalidSpec when it has no price, which ``command`` mends, or one above the limit."""
     budget = spec.budget
     try:
         seed = model.network(_shapes(network, network.widths))
     except NoCost as error:
-        remedy, reason = profile_command(budget, network, spec.growth.max_growth, _meter(model)), str(error).partition("; run `")[0]
-        message = f"the seed can't be priced: {reason}; run: {remedy}"
-        raise InvalidSpec([Problem("budget.device", budget.device, None, remedy, message)]) from error
+        reason = str(error).partition("; run `")[0]
+        message = f"the seed can't be priced: {reason}; run: {command}"
+        raise InvalidSpec([Problem("budget.device", budget.device, None, command, message)]) from error
     if seed.value > budget.limit:
         cost = f"{_rounded_up(seed.value)} {seed.unit}"
         remedy = f"set budget.limit above {cost}, or start from a smaller seed"

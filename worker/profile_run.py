@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 def run_profile(attempt: Attempt) -> None:
     """Measure and keep.  A measurement that was cut short is thrown away: its machine may have changed meanwhile."""
     from profiler.profile import profile_device
+    from worker.measured import energy_request
 
     spec = ProfileSpec.model_validate(attempt.lease.job.spec)
     if spec.device != attempt.device:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from costs.families import Network
+from costs.model import CostModel
 from costs.table import CostTable, Setting
 from growth.checkpoint import save_network
 from growth.config import GrowthConfig
@@ -23,7 +24,7 @@ from worker import data
 from worker.attempt import Attempt, Reporter
 from worker.comparison import compare, run_names
 from worker.frontier import frontier_names, seed_advice
-from worker.latency import Measurements, measure
+from worker.measured import Measurements, measure_energy, measure_latency
 from worker.profile_run import run_profile
 from worker.report import Setup, build_report
 from worker.runs import Result, Runs, Trained
@@ -61,7 +62,7 @@ def run_growth(attempt: Attempt) -> None:
     repeats += [_results(compare(runs, spec, repeat, admitted.network, prices, config)) for repeat in later]
 
     networks = [admitted.network, *(run.network for repeat in repeats for run in repeat.values())]
-    measured = _measure(attempt, reporter, spec, admitted.setting, networks)
+    measured = _measure(attempt, reporter, spec, admitted.setting, prices, networks)
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
     setup = Setup(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, sets, advised)
@@ -133,12 +134,19 @@ def _table_of_first_attempt(attempt: Attempt) -> LoadTable:
     return load
 
 
-def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, networks: list[Network]) -> Measurements:
-    """The latency of all networks of the report, where this worker is the device they are for."""
+def _measure(
+    attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, prices: CostModel, networks: list[Network]
+) -> dict[str, Measurements]:
+    """What all networks of the report cost, where this worker is the device they are for: their latency, and energy if that is limited."""
+    energy = spec.budget.cost == "energy_mj"
     if spec.budget.device != attempt.device:
-        return Measurements.none(networks, f"the job ran on {attempt.device}, not on {spec.budget.device}")
+        none = Measurements.none(networks, f"the job ran on {attempt.device}, not on {spec.budget.device}")
+        return {"latency_ms": none, **({"energy_mj": none} if energy else {})}
     reporter.tell({"phase": "measuring"}, at_once=True)
-    measured = measure(networks, setting, attempt.device, attempt.asked_to_stop)
+    measured = {"latency_ms": measure_latency(networks, setting, attempt.device, attempt.asked_to_stop)}
+    if energy:
+        arguments = (networks, prices, setting, attempt.device, attempt.settings, attempt.asked_to_stop)
+        measured["energy_mj"] = measure_energy(*arguments, lambda _done, _total, message: reporter.tell({"message": message}))
     attempt.stop_if_asked()
     return measured
 
