@@ -69,10 +69,11 @@ def measure_energy_costs(
 
 
 def shortlist(times: Mapping[LayerShape, CostEntry], room: int) -> list[LayerShape]:
-    """``room`` layers, as many of each class as its share of the shapes allows, at least one."""
+    """At most ``room`` layers: two of each class, or one where there is no room for more; what is left by the classes' shares of the layers."""
     classes = _classes(times)
-    spare = room - len(classes)
-    shares = {key: 1 + int(spare * len(shapes) / len(times)) for key, shapes in classes.items()}
+    least = 2 if room >= 2 * len(classes) else 1
+    spare = room - least * len(classes)
+    shares = {key: least + int(spare * len(shapes) / len(times)) for key, shapes in classes.items()}
     return [shape for key, shapes in classes.items() for shape in _evenly(sorted(shapes, key=lambda s: times[s].value), shares[key])]
 
 
