@@ -19,7 +19,7 @@ from typing import TypeVar
 from profiler.energy import Doubtful, Idle, Window
 from profiler.meters import METERS, DeviceState, EnergySource, Meter
 from profiler.meters.watch import SAMPLE_SECONDS, Clock, Disturbed, Every, Record, Span, Watch, in_background
-from profiler.timing import Work, never, warm_up
+from profiler.timing import OVERTIME, Work, never, warm_up
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ IDLE_ATTEMPTS = 3
 # Windows of 5 s suit counters that step every 100 ms: the rest of a plan is in proportion to them
 WINDOW_SECONDS, SETTLE_SHARE, TICKS_PER_SECOND = 5.0, 0.3, 10
 PRECISION, WIDEST_PER_PRECISION = 0.03, 10 / 3
-SLACK = 1.15  # sessions take so much longer than their windows: phases, cooling, windows that are taken again
+SLACK = 1.15  # sessions take so much longer than their windows: phases, cooling, idle baselines between
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,15 @@ class Plan:
     """What is wanted, and what it may cost.
 
     ``precision`` is the wanted half-width of the 95 % interval, relative; a result wider than ``widest`` is none.  ``seconds`` is the
-    time budget.  Windows last at least ``window_seconds`` and ``min_ticks`` steps of the counter, after ``settle_seconds`` of the same
-    work; each starts within ``warmer_celsius`` of the first one's temperature, for which it waits ``cool_seconds`` at most.
+    time budget; what has too few windows when it is spent is visited on, until ``overtime`` times that.  Windows last at least
+    ``window_seconds`` and ``min_ticks`` steps of the counter, after ``settle_seconds`` of the same work; each starts within
+    ``warmer_celsius`` of the first one's temperature, for which it waits ``cool_seconds`` at most.
     """
 
     precision: float = PRECISION
     widest: float = PRECISION * WIDEST_PER_PRECISION
     seconds: float = 180.0
+    overtime: float = 1.0
     window_seconds: float = WINDOW_SECONDS
     min_ticks: int = round(TICKS_PER_SECOND * WINDOW_SECONDS)
     min_windows: int = 5
@@ -75,6 +77,7 @@ class Plan:
             precision=precision,
             widest=precision * WIDEST_PER_PRECISION,
             seconds=seconds,
+            overtime=OVERTIME,
             window_seconds=window_seconds,
             min_ticks=math.ceil(TICKS_PER_SECOND * window_seconds),
             settle_seconds=SETTLE_SHARE * window_seconds,
@@ -149,9 +152,10 @@ class Bench:
     start: DeviceState | None = None
     began: float = 0.0
 
-    def left(self) -> float:
+    def left(self, overtime: bool = False) -> float:
         """Seconds of the time budget."""
-        return 0.0 if self.should_stop() else self.plan.seconds - (self.host.clock() - self.began)
+        seconds = self.plan.seconds * (self.plan.overtime if overtime else 1.0)
+        return 0.0 if self.should_stop() else seconds - (self.host.clock() - self.began)
 
     def warm_up(self, subject: Subject) -> None:
         def call() -> None:
@@ -235,7 +239,7 @@ class Bench:
         if self.start is None or self.start.temperature_celsius is None:
             return
         warmest = self.start.temperature_celsius + self.plan.warmer_celsius
-        deadline = self.host.clock() + min(self.plan.cool_seconds, self.left())
+        deadline = self.host.clock() + min(self.plan.cool_seconds, self.left(overtime=True))
         while (self.source.state().temperature_celsius or 0.0) > warmest:
             if self.host.clock() >= deadline:
                 raise Disturbed("the device did not cool down")

@@ -7,6 +7,7 @@ power they drew, times the measured time of the others, is an estimate of these,
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _room(plan: Plan, anchors: int, classes: int) -> int:
         needed = plan.seconds_for(TWINS + anchors + classes)
         raise NoResult(
             f"{plan.seconds:g} s hold the energy windows of {plan.subjects()} pieces of work; {classes} classes of layers, {anchors} whole "
-            f"networks and {TWINS} controls are needed: set energy_seconds to at least {needed:.0f}"
+            f"networks and {TWINS} controls are needed: set energy_seconds to at least {math.ceil(needed)}"
         )
     return room
 

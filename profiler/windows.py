@@ -114,13 +114,13 @@ def _windows(bench: Bench, subjects: Sequence[Subject], progress: Progress) -> l
         subject.length = bench.window_seconds(subject)
     _check_time(bench, subjects)
     idles = [bench.idle()]
-    while (turn := [subject for subject in subjects if _lacks(subject, bench.plan)]) and _has_time(bench, turn):
+    while turn := [subject for subject in subjects if _goes_on(bench, subject)]:
         for subject in bench.random.sample(turn, len(turn)):
-            if not _has_time(bench, [subject]):
-                break
+            if not _goes_on(bench, subject):
+                continue
             _report(bench, subjects, progress)
             _visit(bench, subject, idles[-1])
-            if bench.host.clock() - idles[-1].middle > bench.plan.idle_every_seconds and _has_time(bench, [subject]):
+            if bench.host.clock() - idles[-1].middle > bench.plan.idle_every_seconds and _goes_on(bench, subject):
                 with suppress(Doubtful):  # what keeps the device busy now may be over when the next one is due
                     idles.append(bench.idle())
     if any(len(subject.windows) >= bench.plan.min_windows for subject in subjects):
@@ -143,14 +143,12 @@ def _check_time(bench: Bench, subjects: Sequence[Subject]) -> None:
         )
 
 
-def _lacks(subject: Subject, plan: Plan) -> bool:
-    return len(subject.windows) < subject.wanted and subject.rejected.total() <= plan.max_rejected
-
-
-def _has_time(bench: Bench, subjects: Sequence[Subject]) -> bool:
-    """For a window of one of them, and the last idle baseline."""
-    plan = bench.plan
-    return bench.left() >= min(subject.length for subject in subjects) + plan.idle_seconds + 2 * plan.settle_seconds
+def _goes_on(bench: Bench, subject: Subject) -> bool:
+    """It lacks windows, is not hopeless, and there is time for one and the last idle baseline."""
+    plan, lacks = bench.plan, len(subject.windows) < bench.plan.min_windows
+    needed = subject.length + plan.idle_seconds + 2 * plan.settle_seconds
+    hopeful = subject.rejected.total() <= plan.max_rejected
+    return len(subject.windows) < subject.wanted and hopeful and bench.left(overtime=lacks) >= needed
 
 
 def _visit(bench: Bench, subject: Subject, idle: Idle) -> None:

@@ -21,7 +21,6 @@ from profiler.windows import Plan
 from store.settings import Settings
 
 SECONDS_PER_NETWORK = 2.0
-OVERTIME = 1.5  # of energy windows, for those that must be taken again
 
 Widths = tuple[int, ...]
 Stop = Callable[[], bool]
@@ -85,7 +84,7 @@ def measure_energy(
     distinct, modules, example = _built(networks, setting)
     if meter not in SOURCES:
         return Measurements.none(distinct.values(), f"energy is an estimate by {meter}; no meter has measured it")
-    budget = OVERTIME * Plan.of(settings.energy_window_seconds, 0).seconds_for(len(modules) + TWINS)
+    budget = Plan.of(settings.energy_window_seconds, 0).seconds_for(len(modules) + TWINS)
     try:
         request = energy_request(meter, settings, budget)
         session = measure_network_energies(modules, example, setting, request, progress=progress, should_stop=should_stop)

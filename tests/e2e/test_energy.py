@@ -59,7 +59,7 @@ def with_budget(**budget: Any) -> dict[str, Any]:
 
 def test_an_energy_budget_from_spec_to_report(client: httpx.Client) -> None:
     profiled = ended(client, client.post("/v1/profiles", json={**PROFILE, "meter": "nvml_total_energy", "energy_seconds": 30}))
-    assert profiled["state"] == "succeeded", profiled
+    assert profiled["state"] == "succeeded", profiled["message"]
     table = client.get("/v1/devices/this-host/table").json()
     energies = [entry for entry in table["entries"] if entry["quantity"] == "energy_mj"]
     assert {entry["kind"] for entry in energies} == {"measured", "estimated:power_x_time"}
@@ -71,7 +71,7 @@ def test_an_energy_budget_from_spec_to_report(client: httpx.Client) -> None:
     dry = client.post("/v1/jobs", params={"dry_run": True}, json=with_budget()).json()
     limit = 1.4 * dry["seed_cost"]["value"]
     job = ended(client, client.post("/v1/jobs", json=with_budget(limit=limit)))
-    assert job["state"] == "succeeded", job
+    assert job["state"] == "succeeded", job["message"]
     report = client.get(f"/v1/jobs/{job['id']}/report").json()
     assert report["budget"]["unit"] == "mJ"
     for result in (report["seed"], report["grown"], report["controls"]["uniform"]):
@@ -80,6 +80,7 @@ def test_an_energy_budget_from_spec_to_report(client: httpx.Client) -> None:
         assert (predicted["quantity"], predicted["unit"], predicted["kind"]) == ("energy_mj", "mJ", "calibrated_sum")
         assert (predicted["meter"], predicted["scope"]) == ("nvml_total_energy", "gpu")
         assert predicted["low"] < predicted["value"] < predicted["high"]
+        assert "reason" not in measured, measured
         assert (measured["kind"], measured["meter"], measured["scope"]) == ("measured", "nvml_total_energy", "gpu")
         assert measured["low"] < measured["value"] < measured["high"]
         assert 0 < measured["net"]["value"] < measured["value"]
@@ -105,9 +106,8 @@ def test_without_a_meter_it_is_refused_with_the_remedy_or_estimated_where_the_sp
     dry = client.post("/v1/jobs", params={"dry_run": True}, json=allowed).json()
     assert "estimated as 12.5 W times measured time" in " ".join(dry["warnings"])
     job = ended(client, client.post("/v1/jobs", json=with_budget(declared_watts=12.5, limit=1.4 * dry["seed_cost"]["value"])))
-    assert job["state"] == "succeeded", job
+    assert job["state"] == "succeeded", job["message"]
     grown = client.get(f"/v1/jobs/{job['id']}/report").json()["grown"]
     predicted = grown["predicted_cost"]
     assert (predicted["kind"], predicted["meter"], predicted["scope"]) == ("estimated:power_model", "power_model", "declared")
     assert "no meter has measured it" in grown["measured_energy"]["reason"]
-
