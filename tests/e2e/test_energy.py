@@ -1,6 +1,6 @@
 """An energy budget from spec to report, through the service: its worker finds the NVML stub where the driver's library would be.
 
-The stub's truth: 30 W, and 100 W more for each core that the worker's process keeps busy.  Its counter steps every 15 ms, so that windows
+The stub's truth: 5 W, and 50 W more for each core that the worker's process keeps busy.  Its counter steps every 15 ms, so that windows
 of 0.3 s hold enough steps for intervals of some 15 %.
 """
 
@@ -19,7 +19,7 @@ from wattle.up import up
 
 pytestmark = [pytest.mark.xdist_group("service"), pytest.mark.timeout(300), pytest.mark.alone]
 
-IDLE_WATTS, CORE_WATTS = 30.0, 100.0
+IDLE_WATTS, CORE_WATTS = 5.0, 50.0
 NETWORK = {"family": "plain", "widths": [6, 8]}
 PROFILE = {"network": NETWORK, "image_size": 8, "in_channels": 1, "classes": 10, "max_growth": 2, "seconds": 4}
 JOB = {

@@ -1,7 +1,7 @@
 """Energy budgets in this process, with a real store and the NVML stub in real time; the machine counts as calm, however busy it is.
 
-The stub's truth: 30 W, and 100 W more for each core that this process keeps busy.  Its counter steps every 15 ms, so that windows of
-0.3 s hold enough steps for intervals of some 15 %.
+The stub's truth: 5 W, and 50 W more for each core that this process keeps busy.  Its counter steps every 15 ms, so that windows of
+0.2 s hold enough steps for intervals of some 25 %.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from costs.families import Network
-from costs.table import CostTable, Setting, TableCost
+from costs.table import Calibration, CostTable, Setting, TableCost
 from profiler.meters import METERS, SOURCES, DeviceLost, MeterUnavailable, WallClock
 from store import devices, jobs
 from store.admission import admit
 from store.artifacts import ArtifactStore
 from store.database import Database
 from store.settings import Settings
-from store.spec import JobSpec
+from store.spec import JobSpec, MeterName
 from worker.attempt import Attempt
 from worker.causes import explain
 from worker.measured import measure_energy
 from worker.run import run_attempt
 
-IDLE_WATTS, CORE_WATTS = 30.0, 100.0
+IDLE_WATTS, CORE_WATTS = 5.0, 50.0
 NETWORK = {"family": "plain", "widths": [6, 8]}
 PROFILE: dict[str, Any] = {
     "network": NETWORK, "image_size": 8, "in_channels": 1, "classes": 10, "max_growth": 2,
-    "seconds": 2, "meter": "nvml_total_energy", "energy_seconds": 26,
+    "seconds": 2, "meter": "nvml_total_energy", "energy_seconds": 18,
 }  # fmt: skip
 JOB: dict[str, Any] = {
     "name": "small",
@@ -60,7 +60,7 @@ def gpu(stub: Any) -> Any:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, energy_window_seconds=0.3)
+    return Settings(data_dir=tmp_path, energy_window_seconds=0.2)
 
 
 @pytest.fixture
@@ -104,6 +104,7 @@ def test_from_spec_to_report(db: Database, settings: Settings, gpu: Any) -> None
         assert predicted["value"] <= limit
         where = {"unit": "mJ", "meter": "nvml_total_energy", "scope": "gpu"}
         assert predicted.items() >= {**where, "quantity": "energy_mj", "kind": "calibrated_sum"}.items()
+        assert "reason" not in measured
         assert measured.items() >= {**where, "kind": "measured", "sensor_error": 0.05, "device": "this-host"}.items()
         assert measured["low"] < measured["value"] < measured["high"]
         assert 0 < measured["net"]["value"] < measured["value"]
@@ -131,10 +132,10 @@ def test_a_meter_that_is_not_there_fails_the_job_before_it_measures(db: Database
 def test_work_that_the_gpu_does_not_do_has_no_energy(db: Database, settings: Settings, gpu: Any) -> None:
     """The trap of a machine whose torch has no CUDA: the counter runs, and counts an idle GPU."""
     gpu.set("cpu_watts", 0.0)
-    networks = [Network("plain", widths, 8, 1, 10) for widths in ((6, 8), (12, 16))]
-    found = measure_energy(networks, prices(), Setting(), "this-host", settings, lambda: False)
+    network = Network("plain", (6, 8), 8, 1, 10)
+    found = measure_energy([network], prices(), Setting(), "this-host", settings, lambda: False)
     assert found.results == {}
-    assert "draws hardly more than without; nvml_total_energy measures another device" in found.of(networks[0])["reason"]
+    assert "draws hardly more than without; nvml_total_energy measures another device" in found.of(network)["reason"]
 
 
 def test_a_gpu_lost_after_training_costs_the_report_its_energies_and_nothing_else(settings: Settings, gpu: Any) -> None:
@@ -145,14 +146,9 @@ def test_a_gpu_lost_after_training_costs_the_report_its_energies_and_nothing_els
 
 
 def prices() -> TableCost:
-    from costs.table import Calibration
-
-    return TableCost(CostTable("this-host", (), [Calibration("energy_mj", Setting(), 1.0, 1.0, (), "nvml_total_energy", "gpu")]), "energy_mj", Setting())
+    calibration = Calibration("energy_mj", Setting(), 1.0, 1.0, (), "nvml_total_energy", "gpu")
+    return TableCost(CostTable("this-host", (), [calibration]), "energy_mj", Setting())
 
 
 def test_every_meter_of_the_spec_is_there() -> None:
-    from typing import get_args
-
-    from store.spec import MeterName
-
     assert get_args(MeterName) == tuple(SOURCES)
