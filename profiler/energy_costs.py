@@ -70,7 +70,7 @@ def measure_energy_costs(
 
 
 def shortlist(times: Mapping[LayerShape, CostEntry], room: int) -> list[LayerShape]:
-    """At most ``room`` layers: two of each class, or one where there is no room for more; what is left by the classes' shares of the layers."""
+    """At most ``room`` layers: two of each class (one, if there is no room for two), and more by the classes' shares of the layers."""
     classes = _classes(times)
     least = 2 if room >= 2 * len(classes) else 1
     spare = room - least * len(classes)

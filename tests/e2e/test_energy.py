@@ -57,6 +57,7 @@ def with_budget(**budget: Any) -> dict[str, Any]:
     return {**JOB, "budget": {"cost": "energy_mj", "limit": 1e6, **budget}}
 
 
+@pytest.mark.slow  # and needs a machine as quiet as any measuring does; tests/worker/test_energy_job.py does not
 def test_an_energy_budget_from_spec_to_report(client: httpx.Client) -> None:
     profiled = ended(client, client.post("/v1/profiles", json={**PROFILE, "meter": "nvml_total_energy", "energy_seconds": 30}))
     assert profiled["state"] == "succeeded", profiled["message"]
