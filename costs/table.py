@@ -150,7 +150,8 @@ class CostTable:
         if found is None:
             known = "; ".join(str(s) for q, s in self._calibrations if q == quantity)
             state = f"was profiled for {known}" if known else "no whole network was measured" if self._entries else "was not profiled"
-            raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `wattle profile` with this batch size and thread count")
+            command = "wattle profile --meter METER" if quantity == "energy_mj" else "wattle profile"
+            raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `{command}` with this batch size and thread count")
         return found
 
     def _step(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
