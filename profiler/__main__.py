@@ -16,13 +16,12 @@ from rich.table import Table
 
 from costs.families import Family, Network, default_widths
 from costs.table import Calibration, NoCost, Setting, TableCost
-from profiler.bench import WINDOW_SECONDS
 from profiler.device import fingerprint_id
 from profiler.energy_request import EnergyRequest
 from profiler.meters import SOURCES, MeterError
+from profiler.plan import WINDOW_SECONDS, Plan
 from profiler.profile import Profile, profile_device
 from profiler.timing import NoResult
-from profiler.windows import Plan
 
 
 def main(arguments: list[str] | None = None) -> int:

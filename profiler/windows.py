@@ -21,7 +21,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Generic, TypeVar
 
-from profiler.bench import GRAIN_SHARE, Bench, Host, Plan, Subject
+from profiler.bench import Bench, Subject
 from profiler.energy import (
     Doubtful,
     Energy,
@@ -37,6 +37,7 @@ from profiler.energy import (
 )
 from profiler.meters import EnergySource, MeterError
 from profiler.meters.watch import Disturbed
+from profiler.plan import GRAIN_SHARE, Host, Plan
 from profiler.timing import NoResult, Progress, Work, drift, never, silent
 
 __all__ = ["Energies", "Host", "Plan", "measure_energies", "measure_energy"]
