@@ -150,7 +150,7 @@ def in_worker() -> Inside:
         if lease is None:
             raise RuntimeError(f"job {job.id} could not be claimed")
         attempt = Attempt(db, settings, lease, "this-host")
-        runs = Runs(attempt, Reporter(attempt), growth.data, Macs(), growth.config.limit, ("grown",))
+        runs = Runs(attempt, Reporter(attempt), growth.data, growth.budgets, ("grown",))
         started = time.perf_counter()
         runs.follow("grown", growth)
         inside.total = time.perf_counter() - started

@@ -43,7 +43,7 @@ def exact_macs(totals: Sequence[Floats], wiring: Wiring, model: CostModel, least
 
 def lp(totals: Sequence[Floats], wiring: Wiring, model: CostModel, least: float) -> tuple[int, ...]:  # noqa: ARG001
     """The published rule.  Its relaxation takes channels by gain per FLOP, whole but for the last, which rounding down drops."""
-    prices = [_macs_of_next(wiring, (0,) * len(totals), group) for group in range(len(totals))]
+    prices = [macs_of_next(wiring, (0,) * len(totals), group) for group in range(len(totals))]
     ranked = sorted(
         ((gain / price, group) for group, (total, price) in enumerate(zip(totals, prices, strict=True)) for gain in np.diff(total)),
         reverse=True,
@@ -62,7 +62,7 @@ def greedy(totals: Sequence[Floats], wiring: Wiring, model: CostModel, least: fl
     counts, gained = [0] * len(totals), 0.0
     while gained < least:
         able = [group for group, total in enumerate(totals) if counts[group] + 1 < len(total)]
-        rates = {g: (totals[g][counts[g] + 1] - totals[g][counts[g]]) / _macs_of_next(wiring, counts, g) for g in able}
+        rates = {g: (totals[g][counts[g] + 1] - totals[g][counts[g]]) / macs_of_next(wiring, counts, g) for g in able}
         group = max(able, key=rates.__getitem__)
         gained += float(totals[group][counts[group] + 1] - totals[group][counts[group]])
         counts[group] += 1
@@ -73,7 +73,7 @@ def cost_of(wiring: Wiring, counts: Sequence[int], model: CostModel) -> float:
     return model.network(wiring.shapes([width + more for width, more in zip(wiring.widths, counts, strict=True)])).value
 
 
-def _macs_of_next(wiring: Wiring, counts: Sequence[int], group: int) -> float:
+def macs_of_next(wiring: Wiring, counts: Sequence[int], group: int) -> float:
     """MACs of one more channel in a group, with so many added so far."""
     widths = [width + more for width, more in zip(wiring.widths, counts, strict=True)]
     touching = [unit for unit in wiring.units if group in (unit.input, unit.output)]

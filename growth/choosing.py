@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from costs.model import Budget, Cost
 from costs.shapes import Wiring
@@ -27,7 +28,7 @@ from growth.shrinking import Departures, floors
 class Room:
     """How far a round may grow: what it may cost, and the ``largest`` width of each group.
 
-    New widths are multiples of ``multiple_of``.
+    New widths are multiples of ``multiple_of``, those that removals leave included.
     """
 
     wiring: Wiring
@@ -44,7 +45,7 @@ class Room:
         if departures is None:
             selection = self._selected([menu.totals for menu in groups], self.wiring)
             return _picks(groups, selection.counts), [], selection.gap
-        keeps = departures.keeps(floors(self.wiring.widths))
+        keeps = departures.keeps(self._floors())
         totals = [np.append(keep.totals, keep.totals[-1] + menu.totals[1:]) for keep, menu in zip(keeps, groups, strict=True)]
         narrowest = replace(self.wiring, widths=tuple(keep.floor for keep in keeps))
         selection = self._selected(totals, narrowest)
@@ -53,13 +54,23 @@ class Room:
 
     def fill(self, fillers: Sequence[Candidates]) -> list[Candidates]:
         """The most channels that fit, from one set of candidates per group."""
-        free = [min(len(one.offspring.parents), most - width) for one, most, width in zip(fillers, self.largest, self.wiring.widths, strict=True)]
-        counts = self._selected([np.arange(max(0, count) + 1.0) for count in free], self.wiring).counts
+        room = [most - width for most, width in zip(self.largest, self.wiring.widths, strict=True)]
+        free = [max(0, min(len(one.offspring.parents), more)) for one, more in zip(fillers, room, strict=True)]
+        counts = self._selected([np.arange(count + 1.0) for count in free], self.wiring).counts
         return [one.take(torch.arange(count)) for one, count in zip(fillers, counts, strict=True) if count]
 
     def _selected(self, totals: Sequence[Floats], wiring: Wiring) -> Selection:
         """By the first of several processes: a solver that ran out of time would not find the same everywhere."""
-        return distributed.of_first(select(totals, wiring, self.budgets, multiple_of=self.multiple_of))
+        reached = [
+            _reached(total, lowest + np.arange(len(total)), (lowest, width), self.multiple_of)
+            for total, lowest, width in zip(totals, wiring.widths, self.wiring.widths, strict=True)
+        ]
+        return distributed.of_first(select(reached, wiring, self.budgets))
+
+    def _floors(self) -> list[int]:
+        """How narrow each group may become."""
+        lowest = zip(floors(self.wiring.widths), self.wiring.widths, strict=True)
+        return [min(width, -(-floor // self.multiple_of) * self.multiple_of) for floor, width in lowest]
 
     def obstacle(self, candidates: Sequence[Candidates]) -> tuple[Outcome, str]:
         """Why nothing was picked."""
@@ -72,6 +83,12 @@ class Room:
                 limits = " and ".join(f"{budget.limit:.6g} {budget.cost_model.unit}" for budget in self.budgets)
                 return "budget", f"nothing that gains fits the round's limit of {limits}"
         return "widest", "every group that would gain is as wide as max_growth allows"
+
+
+def _reached(totals: Floats, widths: NDArray[np.int64], kept: tuple[int, ...], multiple_of: int) -> Floats:
+    """The same totals where no width gains anything that is neither a multiple nor ``kept`` as it is."""
+    allowed = (widths % multiple_of == 0) | np.isin(widths, kept)
+    return np.maximum.accumulate(np.where(allowed, totals, 0.0))
 
 
 def _picks(groups: Sequence[Menu], counts: Sequence[int]) -> list[Pick]:

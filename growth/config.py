@@ -21,10 +21,12 @@ class GrowthConfig:
     parent's norm; step rules other than ``fixed`` scale it, for all offspring of a round alike,
     to where the loss falls most (``growth.operators.stride``).
     ``softplus_beta`` shapes the softplus whose curvature stands in for ReLU's.  ``max_growth`` bounds each group's width in units of
-    its seed width.  A search uses ``scoring_samples`` training images to find candidates, ``fresh_samples`` others to rank them and as
-    many again to judge the best; while the gain is not reliable the fresh images are doubled, up to ``max_fresh_samples`` in all.
+    its seed width; widths that change become multiples of ``multiple_of``.  A search uses ``scoring_samples`` training images to find
+    candidates, ``fresh_samples`` others to rank them and as many again to judge the best; while the gain is not reliable the fresh
+    images are doubled, up to ``max_fresh_samples`` in all.
     With ``fill`` the room that no reliable gain asks for goes to the most channels that fit, which nothing reads at first
-    (``growth.choosing``).  With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
+    (``growth.choosing``).
+    With ``shrink`` a round also removes channels where what they free is worth more elsewhere (``growth.shrinking``).
     ``learning_rate`` is the peak of one schedule over all stages.  ``distillation`` is the part of the loss, after growing and until the
     round is over, that is the cross-entropy against the parent's class probabilities instead of the classes.  Training steps compute
     in ``precision`` (weights and all that is judged stay in float32), in ``memory_format``, and ``compiled`` by torch; scores do not.
@@ -47,9 +49,10 @@ class GrowthConfig:
     operators: Sequence[str] = ("split",)
     fill: bool = True
     step_rule: StepRule = "fixed"
-    split_step: float = 0.3
+    split_step: float = 0.1
     softplus_beta: float = 3.0
     max_growth: float = 4.0
+    multiple_of: int = 1
     scoring_samples: int = 512
     fresh_samples: int = 256
     max_fresh_samples: int = 2048
@@ -77,6 +80,7 @@ class GrowthConfig:
             ("distillation", 0, 1),
             ("softplus_beta", 1e-3, 1e3),
             ("max_growth", 1, 1e6),
+            ("multiple_of", 1, 1024),
             ("scoring_samples", 2, 10**9),
             ("fresh_samples", 2, 10**9),
             ("max_fresh_samples", 2 * self.fresh_samples, 10**9),

@@ -11,7 +11,8 @@ from growth.training import Evaluation
 
 # What a round did.  no_gain: nothing that could be added is predicted to lower the loss.  no_reliable_gain: what the best promise may
 # be chance, or no step keeps it.  budget: nothing that gains fits the round's limit.  widest: all groups that would gain are as wide as
-# they may become.  filled: one of these, and channels chosen by cost alone took the room.  planned: the widths were given, and channels became exact twins.  slimmed: the channels of smallest scales were removed.
+# they may become.  filled: one of these, and channels chosen by cost alone took the room.  planned: the widths were given, and channels
+# became exact twins.  slimmed: the channels of smallest scales were removed.
 Outcome = Literal["grown", "no_reliable_gain", "no_gain", "budget", "widest", "filled", "planned", "slimmed"]
 
 
@@ -37,7 +38,8 @@ class Proposal:
     ``channels_added`` counts by group, ``added_by`` by operator; both are below 0 where channels were removed.  ``limit`` is the round's
     share of the budget.  ``predicted_change`` of the loss is what the selected candidates do to it by their laws (``growth.operators.law``)
     at ``split_step``, measured on images that neither chose nor shaped them; ``predicted_error`` is its standard error over batches of
-    them.  They were added only if ``outcome`` is "grown".  ``change_at_growth`` is what happened on those same images, in eval mode, before
+    them.  They were added only if ``outcome`` is
+    "grown"; what fills the room besides changes nothing.  ``change_at_growth`` is what happened on those same images, in eval mode, before
     any training; None if nothing was added, or if the loss after that is no number.  The two agree for small steps, except that the
     prediction does not see the kinks of max pooling and only approximates ReLU's.
     Of ``channels_scored``, ``channels_gaining`` were worth growing from by the ranking and ``channels_reliable`` gain by more than chance
@@ -62,6 +64,11 @@ class Proposal:
     gap: float
     outcome: Outcome
     reason: str
+
+    @property
+    def grew(self) -> bool:
+        """Whether channels were added by what the round found, or in its place."""
+        return self.outcome in ("grown", "filled")
 
 
 @dataclass(frozen=True, slots=True)

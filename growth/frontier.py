@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from costs.families import Network
-from costs.model import CostModel, Macs
+from costs.model import Budget, Macs
 from growth.config import GrowthConfig
 from growth.controls import uniform_widths
+from growth.rounds import shares
 
 BETWEEN = 3  # sizes beyond the seed, at equal factors of cost up to the limit
 
@@ -27,12 +28,10 @@ class Point:
     loss: float
 
 
-def sizes(seed: Network, cost_model: CostModel, config: GrowthConfig) -> list[Network]:
-    """The seed, and uniform multiples of it up to the limit; each size once, narrowest first."""
+def sizes(seed: Network, budgets: Sequence[Budget], config: GrowthConfig) -> list[Network]:
+    """The seed, and uniform multiples of it up to the limits; each size once, narrowest first."""
     wiring = seed.wiring()
-    start = cost_model.network(wiring.shapes()).value
-    limits = [start * (config.limit / start) ** (part / BETWEEN) for part in range(1, BETWEEN + 1)]
-    wider = [uniform_widths(wiring, cost_model, replace(config, limit=limit)) for limit in limits]
+    wider = [uniform_widths(wiring, shares(wiring, budgets, part, BETWEEN), config) for part in range(1, BETWEEN + 1)]
     return [replace(seed, widths=widths) for widths in dict.fromkeys([seed.widths, *wider])]
 
 

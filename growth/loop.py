@@ -66,12 +66,16 @@ class Growth:
     """One run.  Iterate ``events()``; whenever it is suspended at a yield, ``save()`` writes a checkpoint to ``resume()`` from.
 
     ``step`` training steps have been taken, ``rounds`` are over, ``charged_macs`` have been spent.  One image through the present
-    network takes ``macs``.
+    network takes ``macs``.  It keeps to all ``budgets``: the config's limit by ``cost_model``, and ``further`` ones.
     """
 
-    def __init__(self, model: nn.Module, network: Network | None, data: Data, cost_model: CostModel, config: GrowthConfig) -> None:
+    def __init__(
+        self, model: nn.Module, network: Network | None, data: Data, cost_model: CostModel, config: GrowthConfig,
+        further: Sequence[Budget] = (),
+    ) -> None:  # fmt: skip
         """A run at its beginning.  ``network`` describes ``model``; a run without it can't be saved."""
         self.data, self.cost_model, self.config = data, cost_model, config
+        self.budgets = (Budget(cost_model, config.limit), *further)
         self.step = 0
         self.rounds: list[Round] = []
         self.charged_macs = 0
@@ -84,33 +88,40 @@ class Growth:
         self.seed_widths = self.graph.wiring.widths
 
     @classmethod
-    def start(cls, network: Network, data: Data, cost_model: CostModel, config: GrowthConfig) -> Growth:
+    def start(
+        cls, network: Network, data: Data, cost_model: CostModel, config: GrowthConfig, further: Sequence[Budget] = ()
+    ) -> Growth:  # fmt: skip
         """A new run from a seed network.  ValueError, with value, limit and remedy, for a config that network or data don't allow."""
-        growth = cls(build(network, seeded(config.seed, "weights")), network, data, cost_model, config)
+        growth = cls(build(network, seeded(config.seed, "weights")), network, data, cost_model, config, further)
         growth.check()
         return growth
 
     @classmethod
-    def resume(cls, path: Path, data: Data, cost_model: CostModel) -> Growth:
-        """The run that was saved to ``path``, with the same data and cost model.  CheckpointError if it can't be continued."""
+    def resume(cls, path: Path, data: Data, cost_model: CostModel, further: Sequence[Budget] = ()) -> Growth:
+        """The run that was saved to ``path``, with the same data, cost model and budgets.  CheckpointError if it can't be continued."""
         tensors, state = checkpoint.read(path)
         network = checkpoint.network_from(state["network"])
-        growth = cls(build(network, torch.Generator()), network, data, cost_model, GrowthConfig(**state["config"]))
+        growth = cls(build(network, torch.Generator()), network, data, cost_model, GrowthConfig(**state["config"]), further)
         growth._restore(tensors, state)
         return growth
 
     def check(self) -> None:
         """ValueError, with value, limit and remedy, if this run can't be done."""
         rounds.check_samples(size(self.data.train), self.config)
-        cost = self._cost()
         if self.config.slimming is not None:
             scales(self.model, self.graph)  # every group must have some
-        elif cost.value > self.config.limit:
-            raise ValueError(
-                f"the seed costs {cost.value:.6g} {cost.unit}, more than the limit of {self.config.limit:.6g}; "
-                "raise the limit or start from a narrower seed"
-            )
+        else:
+            self._check_budgets()
         check_names(self.config)
+
+    def _check_budgets(self) -> None:
+        for budget in self.budgets:
+            cost = budget.cost_model.network(self.graph.wiring.shapes())
+            if cost.value > budget.limit:
+                raise ValueError(
+                    f"the seed costs {cost.value:.6g} {cost.unit}, more than the limit of {budget.limit:.6g}; "
+                    "raise the limit or start from a narrower seed"
+                )
 
     # The story.  A resumed run goes through the same lines: each part does what is left of it.
 
@@ -150,8 +161,7 @@ class Growth:
     def _grow(self, number: int) -> Scored:
         """Search on seeded samples, within the round's share of the budget, and add what was chosen; the parent stays for a roll-back."""
         started, config, loss_before = time.monotonic(), self.config, self._loss_before(number)
-        limit, largest = rounds.round_limit(self._seed_cost(), config, number), largest_widths(self.seed_widths, config.max_growth)
-        room = Room(self.graph.wiring, [Budget(self.cost_model, limit)], largest)
+        room = Room(self.graph.wiring, self._shares(number), largest_widths(self.seed_widths, config.max_growth), config.multiple_of)
         search = Search(self.model, self.graph, self.data.train, config, number)
         choice = search.choice(room)
         self.charged_macs += search.spent_macs
@@ -164,10 +174,10 @@ class Growth:
     def _follow_plan(self, number: int) -> Scored:
         """Change the widths as the config says, by exact twins or by slimming: no score, no roll-back."""
         started, config, widths, loss_before = time.monotonic(), self.config, self.graph.wiring.widths, self._loss_before(number)
-        limit, cost_before = rounds.round_limit(self._seed_cost(), config, number), self._cost()
+        budgets, cost_before = self._shares(number), self._cost()
         fresh = rounds.fresh_batches(self.data.train, config, number, 0)
         before = self._judge(fresh)
-        outcome = self._slim(limit) if config.planned_widths is None else self._add_twins(number)
+        outcome = self._slim(budgets) if config.planned_widths is None else self._add_twins(number)
         counts = tuple(after - width for after, width in zip(self.graph.wiring.widths, widths, strict=True))
         self._proposal = Proposal(
             number=number,
@@ -175,7 +185,7 @@ class Growth:
             channels_added=counts,
             added_by={"twins" if outcome == "planned" else "slimming": sum(counts)},
             cost_before=cost_before,
-            limit=limit,
+            limit=budgets[0].limit,
             split_step=0.0,
             predicted_change=0.0,
             predicted_error=0.0,
@@ -198,9 +208,9 @@ class Growth:
         self._grow_into(*twin(self.model, self.graph, self.seed_widths, history, widths))
         return "planned"
 
-    def _slim(self, limit: float) -> Outcome:
+    def _slim(self, budgets: Sequence[Budget]) -> Outcome:
         """Remove the channels of smallest scales."""
-        self._grow_into(*remove_channels(self.model, self.graph, slimmest(self.model, self.graph, self.cost_model, limit)))
+        self._grow_into(*remove_channels(self.model, self.graph, slimmest(self.model, self.graph, budgets)))
         return "slimmed"
 
     def _add(self, chosen: Sequence[Candidates], removals: Sequence[Removal], judging: Sequence[Batch]) -> None:
@@ -253,7 +263,7 @@ class Growth:
             after = self._settled(self._open.number)
         if self._parent is not None and after.loss > self._open.loss_before and self._rate_fell():
             self._revert(f"the loss rose from {self._open.loss_before:.6g} to {after.loss:.6g}")
-        rolled_back = self._open.outcome in ("grown", "filled") and self._parent is None
+        rolled_back = self._open.grew and self._parent is None
         closed = Round.of(self._open, self.graph.wiring.widths, self._cost(), after, rolled_back)
         self.rounds.append(closed)
         self._proposal = self._parent = None
@@ -358,8 +368,9 @@ class Growth:
     def _cost(self) -> Cost:
         return self.cost_model.network(self.graph.wiring.shapes())
 
-    def _seed_cost(self) -> float:
-        return self.cost_model.network(self.graph.wiring.shapes(self.seed_widths)).value
+    def _shares(self, number: int) -> list[Budget]:
+        """What round ``number`` may cost."""
+        return rounds.shares(replace(self.graph.wiring, widths=self.seed_widths), self.budgets, number, self.config.rounds)
 
     def _settled(self, number: int) -> Evaluation:
         """Evaluation on the selection data, with norm statistics that fit the present weights."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from costs.model import CostModel
+from costs.model import Budget, CostModel
 from growth.config import GrowthConfig
 from growth.events import Finished, Round
 from growth.loop import Growth
@@ -43,14 +43,17 @@ class Rounds(Iterator[Round]):
 
 
 def grow(
-    model: nn.Module, loader: DataLoader[Any], cost_model: CostModel, config: GrowthConfig, validation: DataLoader[Any] | None = None
-) -> Rounds:
+    model: nn.Module, loader: DataLoader[Any], cost_model: CostModel, config: GrowthConfig, validation: DataLoader[Any] | None = None,
+    further: Sequence[Budget] = (),
+) -> Rounds:  # fmt: skip
     """Grow ``model``, any module that ``find_groups`` can follow.
 
         rounds = grow(model, loader, Macs(), GrowthConfig(limit=2_000_000))
         for round in rounds:
             print(round.widths_after, round.predicted_change, round.loss_before, round.loss_after)
         rounds.model
+
+    ``further`` budgets are kept to beside the config's limit.
 
     Of the loaders only the data sets are used, map-style ones of (image, class): batch size and order are the config's, which makes a
     run repeatable.  Rounds are judged on ``validation``, or without it on a tenth of the training data that is held out.  ``model`` is
@@ -61,7 +64,7 @@ def grow(
     held_out = None if validation is None else _map_style(validation)
     if held_out is None:
         train, held_out = _hold_out(train, config.seed)
-    growth = Growth(model, None, Data(train, held_out, held_out), cost_model, config)
+    growth = Growth(model, None, Data(train, held_out, held_out), cost_model, config, further)
     growth.check()
     return Rounds(growth)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from costs.model import Budget
+from costs.shapes import Wiring
 from growth import distributed
 from growth.config import GrowthConfig
 from growth.training import Batch, Samples, batches, fetch, seeded, size
@@ -51,11 +55,15 @@ def draw_sizes(images: int, config: GrowthConfig) -> list[int]:
     return sizes
 
 
-def round_limit(seed_cost: float, config: GrowthConfig, number: int) -> float:
-    """The cost allowed in round ``number``: equal factors from the seed's cost to the limit."""
-    if number == config.rounds:
-        return config.limit
-    return seed_cost * math.pow(config.limit / seed_cost, number / config.rounds)
+def shares(seed: Wiring, budgets: Sequence[Budget], number: int, count: int) -> list[Budget]:
+    """What the first ``number`` of ``count`` parts of growing may cost: equal factors from the seed's cost to each limit."""
+    return [
+        replace(budget, limit=_share(budget.cost_model.network(seed.shapes()).value, budget.limit, number, count)) for budget in budgets
+    ]
+
+
+def _share(start: float, limit: float, number: int, count: int) -> float:
+    return limit if number == count else start * math.pow(limit / start, number / count)
 
 
 def _order(data: Samples, config: GrowthConfig, number: int) -> Tensor:

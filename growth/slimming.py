@@ -7,13 +7,14 @@ of |gamma| over the norms that it passes: a depthwise convolution or a residual 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from costs.families import MIN_WIDTH
-from costs.model import Budget, CostModel
+from costs.model import Budget
 from growth.fitting import NORMS
 from growth.groups import ChannelGraph, ChannelGroup
 from growth.removal import Removal
@@ -25,22 +26,23 @@ def scales(model: nn.Module, graph: ChannelGraph) -> list[Tensor]:
     return [_scales(model, number, group) for number, group in enumerate(graph.groups)]
 
 
-def slimmest(model: nn.Module, graph: ChannelGraph, cost_model: CostModel, limit: float) -> list[Removal]:
-    """The channels of smallest scales, as few as bring the network down to ``limit``; ``MIN_WIDTH`` of each group stay.
+def slimmest(model: nn.Module, graph: ChannelGraph, budgets: Sequence[Budget]) -> list[Removal]:
+    """The channels of smallest scales, as few as bring the network within all budgets; ``MIN_WIDTH`` of each group stay.
 
-    ValueError, with value and limit, if all that may go is not enough.
+    ValueError, with value and limits, if all that may go is not enough.
     """
     found = scales(model, graph)
     smallest_first = sorted((scale, group, channel) for group, one in enumerate(found) for channel, scale in enumerate(one.tolist()))
     widths, gone = list(graph.wiring.widths), dict[int, list[int]]()
     for _, group, channel in smallest_first:
-        if fits(graph.wiring, widths, [Budget(cost_model, limit)]):
+        if fits(graph.wiring, widths, budgets):
             break
         if widths[group] > MIN_WIDTH:
             widths[group] -= 1
             gone.setdefault(group, []).append(channel)
-    if not fits(graph.wiring, widths, [Budget(cost_model, limit)]):
-        raise ValueError(f"at the narrowest, widths {widths}, the network still costs more than the limit of {limit:.6g}; raise the limit")
+    if not fits(graph.wiring, widths, budgets):
+        limits = " and ".join(f"{budget.limit:.6g}" for budget in budgets)
+        raise ValueError(f"at the narrowest, widths {widths}, the network still costs more than the limit of {limits}; raise the limit")
     return [Removal(group, torch.tensor(sorted(channels))) for group, channels in sorted(gone.items())]
 
 

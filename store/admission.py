@@ -7,12 +7,12 @@ have prices for this network, does the budget cover the seed.  Everything that i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from costs.families import MAX_WIDTH, Network, default_widths, largest_widths
-from costs.model import EXACT, Cost, CostModel, CostName, Macs, Parameters
+from costs.model import EXACT, Budget, Cost, CostModel, CostName, Macs, Parameters
 from costs.power import at_declared_power
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostTable, NoCost, Setting, TableCost
@@ -31,15 +31,20 @@ LoadTable = Callable[[Database, str], CostTable]  # by device name, UnknownDevic
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A job that can run: its seed network, what the seed costs, and what the user should know all the same."""
+    """A job that can run: its seed network, its budgets, what the seed costs in the first, and what the user should know all the same."""
 
     data: DataShape
     network: Network
     wiring: Wiring
-    cost_model: CostModel
+    budgets: tuple[Budget, ...]
     seed_cost: Cost
     setting: Setting
     warnings: tuple[str, ...]
+
+    @property
+    def cost_model(self) -> CostModel:
+        """Of the first budget."""
+        return self.budgets[0].cost_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +61,31 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
     """Everything the job needs, or InvalidSpec with every problem found."""
     problems: list[Problem] = []
     shape, network = _seed(spec, settings, problems)
-    model = _cost_model(spec.budget, db, load_table, problems)
-    if problems or shape is None or network is None or model is None:
+    fields = ("budget", *(f"further_budgets.{number}" for number in range(len(spec.further_budgets))))
+    asked = list(zip(fields, spec.budgets, strict=True))
+    models = [_cost_model(field, budget, db, load_table, problems) for field, budget in asked]
+    if problems or shape is None or network is None:
         raise InvalidSpec(problems)
-    wiring = _wiring(network)
-    command = profile_command(spec.budget, network, spec.growth.max_growth, _meter(model))
-    seed_cost = _priced_seed(spec, network, model, command)
-    warnings = (
-        *_device_warnings(spec.budget, db),
-        *calibration_warnings(
-            spec.budget.device, wiring, model, profile_command(spec.budget, network, spec.growth.max_growth, _meter(model))
-        ),
-        *_power_warnings(spec.budget, model),
-        *_interval_warnings(seed_cost, spec.budget.limit),
-        *_growth_warnings(spec, network, model),
+    most, budgets = (
+        spec.growth.max_growth,
+        tuple(Budget(model, one.limit) for model, one in zip(models, spec.budgets, strict=True) if model),
     )
-    return Admission(shape, network, wiring, model, seed_cost, _setting(spec.budget), warnings)
+    seed_costs = [_priced_seed(*one, network, most, each.cost_model, problems) for one, each in zip(asked, budgets, strict=True)]
+    if problems:
+        raise InvalidSpec(problems)
+    wiring, known = _wiring(network), [cost for cost in seed_costs if cost]
+    warnings = [
+        warning
+        for one, each, cost in zip(spec.budgets, budgets, known, strict=True)
+        for warning in (
+            *_device_warnings(one, db),
+            *calibration_warnings(one.device, wiring, each.cost_model, profile_command(one, network, most, _meter(each.cost_model))),
+            *_power_warnings(one, each.cost_model),
+            *_interval_warnings(cost, one.limit),
+        )
+    ]
+    warnings += _growth_warnings(most, network, budgets)
+    return Admission(shape, network, wiring, budgets, known[0], _setting(spec.budget), tuple(dict.fromkeys(warnings)))
 
 
 def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
@@ -141,46 +155,49 @@ def _seed(spec: JobSpec, settings: Settings, problems: list[Problem]) -> tuple[D
     return shape, None
 
 
-def _cost_model(budget: BudgetSpec, db: Database, load_table: LoadTable, problems: list[Problem]) -> CostModel | None:
+def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTable, problems: list[Problem]) -> CostModel | None:
     """The model that prices the budget's quantity; None, with a problem, where the device can't be asked for it."""
     if budget.cost in EXACT:
         return cost_model(budget.cost, CostTable(budget.device), _setting(budget))
     try:
         table = load_table(db, budget.device)
     except UnknownDevice:
-        problems.append(_unknown_device("budget.device", budget.device, db))
+        problems.append(_unknown_device(f"{field}.device", budget.device, db))
         return None
     if budget.cost == "energy_mj" and not any(entry.quantity == "energy_mj" for entry in table):
         if budget.declared_watts is None:
-            problems.append(_no_energy(budget))
+            problems.append(_no_energy(field, budget))
             return None
         table = at_declared_power(table, budget.declared_watts)
     return cost_model(budget.cost, table, _setting(budget))
 
 
-def _no_energy(budget: BudgetSpec) -> Problem:
+def _no_energy(field: str, budget: BudgetSpec) -> Problem:
     remedy = (
         "measure it with a meter that works there (`wattle doctor` lists them): wattle profile --meter METER; without one allow an "
-        "estimate (power_model): set budget.declared_watts to what the device draws under load; or limit latency_ms, macs or params"
+        f"estimate (power_model): set {field}.declared_watts to what the device draws under load; or limit latency_ms, macs or params"
     )
     message = f"{budget.device} has no energy entries: no meter has measured its energy; {remedy}"
-    return Problem("budget.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message)
+    return Problem(f"{field}.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message)
 
 
-def _priced_seed(spec: JobSpec, network: Network, model: CostModel, command: str) -> Cost:
-    """The seed's cost.  InvalidSpec when it has no price, which ``command`` mends, or one above the limit."""
-    budget = spec.budget
+def _priced_seed(
+    field: str, budget: BudgetSpec, network: Network, max_growth: float, model: CostModel, problems: list[Problem]
+) -> Cost | None:  # fmt: skip
+    """The seed's cost; None, with a problem, when it has no price, or one above the limit."""
     try:
         seed = model.network(_shapes(network, network.widths))
     except NoCost as error:
-        reason = str(error).partition("; run `")[0]
-        message = f"the seed can't be priced: {reason}; run: {command}"
-        raise InvalidSpec([Problem("budget.device", budget.device, None, command, message)]) from error
+        remedy, reason = profile_command(budget, network, max_growth, _meter(model)), str(error).partition("; run `")[0]
+        message = f"the seed can't be priced: {reason}; run: {remedy}"
+        problems.append(Problem(f"{field}.device", budget.device, None, remedy, message))
+        return None
     if seed.value > budget.limit:
         cost = f"{_rounded_up(seed.value)} {seed.unit}"
-        remedy = f"set budget.limit above {cost}, or start from a smaller seed"
+        remedy = f"set {field}.limit above {cost}, or start from a smaller seed"
         message = f"the budget of {budget.limit:.12g} {seed.unit} does not cover the seed, which costs {cost} ({seed.kind}); {remedy}"
-        raise InvalidSpec([Problem("budget.limit", budget.limit, f"at least {cost}", remedy, message)])
+        problems.append(Problem(f"{field}.limit", budget.limit, f"at least {cost}", remedy, message))
+        return None
     return seed
 
 
@@ -255,19 +272,24 @@ def _interval_warnings(seed: Cost, limit: float) -> tuple[str, ...]:
     )
 
 
-def _growth_warnings(spec: JobSpec, network: Network, model: CostModel) -> tuple[str, ...]:
-    """Does something other than the budget end the growth?"""
-    budget, most = spec.budget, spec.growth.max_growth
-    try:
-        largest = model.network(_shapes(network, largest_widths(network.widths, most)))
-    except NoCost as error:
-        reach = str(error).partition("; run `")[0]
-        return (f"the cost table does not reach {most:g} times the seed's widths, so growth ends where it ends: {reach}",)
-    if largest.value <= budget.limit:
-        cost = f"{_rounded_up(largest.value)} {model.unit}"
-        text = f"{budget.limit:.12g} {model.unit} is more than {most:g} times the seed's widths cost ({cost})"
-        return (f"{text}: growth.max_growth ends the growth, not the budget",)
-    return ()
+def _growth_warnings(most: float, network: Network, budgets: Sequence[Budget]) -> list[str]:
+    """Does something other than the budgets end the growth?"""
+    short, loose = [], []
+    for budget in budgets:
+        try:
+            largest = budget.cost_model.network(_shapes(network, largest_widths(network.widths, most)))
+        except NoCost as error:
+            reach = str(error).partition("; run `")[0]
+            short.append(f"the cost table does not reach {most:g} times the seed's widths, so growth ends where it ends: {reach}")
+            continue
+        if largest.value <= budget.limit:
+            unit = budget.cost_model.unit
+            loose.append(
+                f"{budget.limit:.12g} {unit} is more than {most:g} times the seed's widths cost ({_rounded_up(largest.value)} {unit})"
+            )
+    if len(loose) == len(budgets):
+        return [f"{' and '.join(loose)}: growth.max_growth ends the growth, not the budget"]
+    return short
 
 
 def _setting(budget: BudgetSpec) -> Setting:

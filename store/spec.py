@@ -6,12 +6,13 @@ device have a table, is there such a folder, does the budget cover the seed) is 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from costs.families import MAX_WIDTH, MIN_WIDTH, Family
-from costs.model import CostName
+from costs.model import EXACT, CostName
 from costs.plugins import Kind, installed
 
 DataName = Literal["digits", "mnist5k", "imagefolder", "cifar10", "cifar100", "imagenet", "synthetic"]
@@ -99,7 +100,11 @@ class GrowthSpec(_Spec):
     )
     rounds: int = Field(default=3, ge=1, le=50, description="growth rounds")
     split_step: float = Field(
-        default=0.3, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
+        default=0.1, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
+    )
+    fill: bool = Field(
+        default=True,
+        description="a round's room that no reliable gain asks for goes to the most channels that fit, which add nothing at first",
     )
     step_rule: Literal["fixed", "line_search", "gauss_newton"] = Field(
         default="fixed",
@@ -112,6 +117,12 @@ class GrowthSpec(_Spec):
         default=3.0, gt=0, le=100, description="sharpness of the softplus whose curvature stands in for ReLU's (SiLU needs none)"
     )
     max_growth: float = Field(default=4.0, gt=1, le=64, description="no channel group grows beyond this multiple of its seed width")
+    multiple_of: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="a width that grows or shrinks becomes a multiple of this (the control slimming goes channel by channel)",
+    )
     scoring_samples: int = Field(
         default=512, ge=16, le=1_000_000, description="at most so many training images are used to find splitting directions"
     )
@@ -175,6 +186,9 @@ class BudgetSpec(_Spec):
         return self
 
 
+_EXACT_SETTING = {"device": "this-host", "batch_size": 1, "threads": 1}  # counts are the same in every setting
+
+
 class TrainingSpec(_Spec):
     """How networks are trained; one learning-rate schedule spans the whole job."""
 
@@ -208,6 +222,12 @@ class JobSpec(_Spec):
     network: NetworkSpec
     growth: GrowthSpec = GrowthSpec()
     budget: BudgetSpec
+    further_budgets: tuple[BudgetSpec, ...] = Field(
+        default=(),
+        max_length=8,
+        description="what else the grown network may cost: other quantities, or other devices; it keeps to all of them, and so does every "
+        "control",
+    )
     training: TrainingSpec = TrainingSpec()
     controls: tuple[ControlName, ...] = Field(
         default=("uniform", "cost_only", "random"),
@@ -226,6 +246,20 @@ class JobSpec(_Spec):
     def _controls_once(self) -> JobSpec:
         if len(set(self.controls)) != len(self.controls):
             raise ValueError("a control is named twice; name each once")
+        return self
+
+    @property
+    def budgets(self) -> tuple[BudgetSpec, ...]:
+        """All of them, the first one first."""
+        return (self.budget, *self.further_budgets)
+
+    @model_validator(mode="after")
+    def _budgets_once(self) -> JobSpec:
+        unlimited = [
+            budget.model_copy(update={"limit": 0.0, **(_EXACT_SETTING if budget.cost in EXACT else {})}) for budget in self.budgets
+        ]
+        if twice := [budget for budget, count in Counter(unlimited).items() if count > 1]:
+            raise ValueError(f"{twice[0].cost} is limited twice in the same setting; keep the lower limit")
         return self
 
     @model_validator(mode="after")

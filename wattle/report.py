@@ -22,7 +22,7 @@ MEASURED = ("measured_latency", "measured_energy")  # the second where energy is
 def render(report: Document, where: str | None = None) -> RenderableType:
     """The whole report; ``where`` says where the artifacts are."""
     parts: list[RenderableType] = [
-        Text.assemble("\n", (str(report["name"]), "bold"), f" on {report['device']}: {budget_words(report['budget'])}\n"),
+        Text.assemble("\n", (str(report["name"]), "bold"), f" on {report['device']}: {budgets_words(report)}\n"),
         widths_table(report),
         cost_table(report),
         agreement(report),
@@ -36,6 +36,12 @@ def render(report: Document, where: str | None = None) -> RenderableType:
     delivered = [Text(f"network.safetensors holds the {chosen['run']} network: {chosen['why']}")] if chosen else []
     advised = [Text(report["seed_advice"]["sentence"])] if "seed_advice" in report else []
     return Group(*parts, *advised, *delivered, *([Text(f"Artifacts: {where}")] if where else []))
+
+
+def budgets_words(report: Document) -> str:
+    """All budgets; further ones with their devices."""
+    further = report.get("further_budgets", [])  # absent from reports of versions before them
+    return ", ".join([budget_words(report["budget"]), *(f"{budget_words(each)} on {each['device']}" for each in further)])
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:
@@ -62,17 +68,24 @@ def cost_table(report: Document) -> Table:
     measured = [key for key in MEASURED if key in report["grown"]]
     table = _table(title, "network", _right("predicted"), "kind", *(_right(key.replace("_", " ")) for key in measured))
     for name, result in results(report):
-        predicted = result["predicted_cost"]
-        found = [cost_words(result[key]) for key in measured]
-        table.add_row(name, cost_words(predicted), predicted["kind"], *found, style=_style(name))
+        predicted = _predicted(result)
+        words, kinds = ("\n".join(each) for each in ([cost_words(cost) for cost in predicted], [cost["kind"] for cost in predicted]))
+        table.add_row(name, words, kinds, *(cost_words(result[key]) for key in measured), style=_style(name))
     return table
+
+
+def _predicted(result: Document) -> list[Document]:
+    """In all budgets' quantities, the first budget's first."""
+    return [result["predicted_cost"], *result.get("further_costs", [])]
 
 
 def energy_words(report: Document) -> Text:
     """What the energies of the report are read from, and what their intervals leave out; nothing where energy is not limited."""
-    if report["budget"]["cost"] != "energy_mj":
+    grown = report["grown"]
+    predicted = next((cost for cost in _predicted(grown) if cost.get("quantity") == "energy_mj"), None)
+    if predicted is None:
         return Text("")
-    predicted, found = report["grown"]["predicted_cost"], report["grown"].get("measured_energy", {})
+    found = grown.get("measured_energy", {})
     words = f"  Energy: meter {predicted['meter']}, scope {predicted['scope']}; all that the scope draws meanwhile (gross)"
     net = f"; the grown network alone (net): {cost_words({**found['net'], 'unit': found['unit']})}" if "net" in found else ""
     error = f"; the sensor may be off by {found['sensor_error']:.0%} in all of them alike" if found.get("sensor_error") else ""

@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from costs.model import EXACT, CostModel
+from costs.model import EXACT, Budget, CostModel
 from costs.table import CostTable, NoCost, Setting
 from growth import distributed
 from growth.checkpoint import save_network
@@ -63,12 +63,16 @@ def run(spec: JobSpec, output: Path, table: Path | None, device: torch.device, s
     settings = Settings()
     torch.set_num_threads(spec.training.threads)
     network = seed_network(spec.network, images.describe(spec.data, settings, decode=1))
-    prices = _prices(spec.budget, table)
+    first, *further = _budgets(spec, table)
     sets, preprocessing = data.load(spec.data, settings, spec.training.seed)
     sets = Data(*(_beside(part, device) for part in (sets.train, sets.selection, sets.test)))
     path = _checkpoint_of(spec, output)
     resumes = path.exists()
-    growth = Growth.resume(path, sets, prices) if resumes else Growth.start(network, sets, prices, growth_config(spec, sets))
+    growth = (
+        Growth.resume(path, sets, first.cost_model, further)
+        if resumes
+        else Growth.start(network, sets, first.cost_model, growth_config(spec, sets), further)
+    )
     distributed.agree("where the run stands", _standing(growth))  # all have looked for a checkpoint: from here on there may be one
     say(f"{spec.name}: from step {growth.step} of {growth.total_steps}, {distributed.ranks()} processes on {device.type}, no controls")
     if distributed.rank() == 0:
@@ -134,6 +138,14 @@ def _checkpoint_of(spec: JobSpec, output: Path) -> Path:
     if kept.exists() and JobSpec.model_validate_json(kept.read_text()) != spec:
         raise ValueError(f"{output} holds a run of another spec ({kept}); give another folder, or remove that one")
     return output / "checkpoint.safetensors"
+
+
+def _budgets(spec: JobSpec, path: Path | None) -> list[Budget]:
+    """ValueError, also where one table is not enough."""
+    devices = {budget.device for budget in spec.budgets if budget.cost not in EXACT}
+    if len(devices) > 1:
+        raise ValueError(f"budgets name {len(devices)} devices ({', '.join(sorted(devices))}), and --table is of one; use the service")
+    return [Budget(_prices(budget, path), budget.limit) for budget in spec.budgets]
 
 
 def _prices(budget: BudgetSpec, path: Path | None) -> CostModel:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from costs.model import CostModel
+from costs.model import Budget
 from growth.checkpoint import CheckpointError
 from growth.loop import Growth
 from growth.training import Data
@@ -42,11 +43,11 @@ class Checkpoints:
         for forgotten in jobs.forget_checkpoints(attempt.db, attempt.lease, run, KEPT_PER_RUN):
             self._path(forgotten).unlink(missing_ok=True)
 
-    def restore(self, run: str, data: Data, cost_model: CostModel) -> Growth | None:
+    def restore(self, run: str, data: Data, budgets: Sequence[Budget]) -> Growth | None:
         """The run as its newest intact checkpoint has it, and the store's record of it rewound to there; None to start over."""
         attempt = self._attempt
         for checkpoint in jobs.checkpoints(attempt.db, attempt.job_id):
-            growth = self._resumed(checkpoint, data, cost_model) if checkpoint.run == run else None
+            growth = self._resumed(checkpoint, data, budgets) if checkpoint.run == run else None
             if growth is not None:
                 logger.info("run %s goes on from step %d (checkpoint %s)", run, growth.step, checkpoint.sha256[:12])
                 jobs.rewind(attempt.db, attempt.lease, run, growth.step)
@@ -54,12 +55,12 @@ class Checkpoints:
         jobs.rewind(attempt.db, attempt.lease, run, -1)
         return None
 
-    def _resumed(self, checkpoint: Checkpoint, data: Data, cost_model: CostModel) -> Growth | None:
+    def _resumed(self, checkpoint: Checkpoint, data: Data, budgets: Sequence[Budget]) -> Growth | None:
         path = self._path(checkpoint.sha256)
         try:
             if _hash(path) != checkpoint.sha256:
                 raise CheckpointError(f"{path} does not have the hash it was registered with")
-            return Growth.resume(path, data, cost_model)
+            return Growth.resume(path, data, budgets[0].cost_model, budgets[1:])
         except (CheckpointError, FileNotFoundError) as error:
             logger.warning("checkpoint of run %s at step %d is passed over: %s", checkpoint.run, checkpoint.step, error)
             return None

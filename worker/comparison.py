@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from costs.families import Network
-from costs.model import CostModel
 from growth.config import GrowthConfig
 from growth.controls import control, retrained
 from store.spec import JobSpec
@@ -33,12 +32,12 @@ def run_names(spec: JobSpec) -> tuple[str, ...]:
     return tuple(run_name(arm, repeat) for repeat in range(spec.seeds) for arm in arms(spec))
 
 
-def compare(runs: Runs, spec: JobSpec, repeat: int, seed: Network, prices: CostModel, config: GrowthConfig) -> dict[str, Trained]:
+def compare(runs: Runs, spec: JobSpec, repeat: int, seed: Network, config: GrowthConfig) -> dict[str, Trained]:
     """Train every arm with one seed; the grown network first, since the others may spend what it was charged."""
     config = replace(config, seed=config.seed + repeat)
     grown = runs.train(run_name(GROWN, repeat), seed, config)
     trained = {GROWN: grown}
     for arm in arms(spec)[1:]:
-        plan = retrained(grown.growth, config) if arm == RETRAINED else control(arm, seed, grown.growth, prices, config)
+        plan = retrained(grown.growth, config) if arm == RETRAINED else control(arm, seed, grown.growth, config)
         trained[arm] = runs.train(run_name(arm, repeat), *plan)
     return trained

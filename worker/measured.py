@@ -73,14 +73,16 @@ def measure_latency(networks: Iterable[Network], setting: Setting, device: str, 
 def measure_energy(
     networks: Iterable[Network],
     prices: CostModel,
-    setting: Setting,
     device: str,
     settings: Settings,
     should_stop: Stop,
     progress: Progress = silent,
 ) -> Measurements:
-    """Measure the networks with the meter that measured the prices.  A meter that fails leaves reasons: the networks are there."""
-    meter = prices.table.calibration("energy_mj", setting).meter if isinstance(prices, TableCost) else "power_model"
+    """Measure the networks with the meter and in the setting of the prices.  A meter that fails leaves reasons: the networks are there."""
+    if not isinstance(prices, TableCost):
+        raise TypeError(f"prices are a {type(prices).__name__}; energy is priced by a cost table")
+    setting = prices.setting
+    meter = prices.table.calibration("energy_mj", setting).meter
     distinct, modules, example = _built(networks, setting)
     if meter not in SOURCES:
         return Measurements.none(distinct.values(), f"energy is an estimate by {meter}; no meter has measured it")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from costs.families import Network
-from costs.model import CostModel, Macs, Parameters
+from costs.model import Budget, CostModel, Macs, Parameters
 from costs.shapes import Wiring
 from growth.config import GrowthConfig
 from growth.events import Round
@@ -46,7 +46,7 @@ class Setup:
     job: Job
     spec: JobSpec
     seed: Network
-    cost_model: CostModel
+    budgets: Sequence[Budget]
     config: GrowthConfig
     preprocessing: Preprocessing
     data: Data
@@ -55,22 +55,24 @@ class Setup:
 
 def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measured) -> Document:
     """Everything there is to say about a finished job, as plain JSON.  Costs carry unit and kind; losses are in nats."""
-    spec, cost_model, first = setup.spec, setup.cost_model, repeats[0]
-    results = {arm: _result(arm, run, cost_model, measured) for arm, run in first.items()}
+    spec, budgets, first = setup.spec, setup.budgets, repeats[0]
+    results = {arm: _result(arm, run, budgets, measured) for arm, run in first.items()}
     seed = {**_seed(setup, first[GROWN]), **_measured(setup.seed, measured)}
     later = {run_name(arm, number): run for number, repeat in enumerate(repeats) for arm, run in repeat.items() if number}
-    networks = {"seed": seed, **results, **{name: _priced(run.network, cost_model, measured) for name, run in later.items()}}
+    networks = {"seed": seed, **results, **{name: _priced(run.network, budgets, measured) for name, run in later.items()}}
+    asked = [{**one.model_dump(), "unit": each.cost_model.unit} for one, each in zip(spec.budgets, budgets, strict=True)]
     return {
         "job": setup.job.id,
         "name": spec.name,
         "device": spec.budget.device,
-        "budget": {**spec.budget.model_dump(), "unit": cost_model.unit},
+        "budget": asked[0],
+        "further_budgets": asked[1:],
         "seeds": [setup.config.seed + number for number in range(len(repeats))],
         "seed": seed,
         GROWN: results[GROWN],
         **({RETRAINED: results[RETRAINED]} if RETRAINED in results else {}),
         "controls": {name: results[name] for name in spec.controls},
-        "arms": {arm: _arm([repeat[arm] for repeat in repeats], cost_model, measured) for arm in arms(spec)},
+        "arms": {arm: _arm([repeat[arm] for repeat in repeats], budgets[0].cost_model, measured) for arm in arms(spec)},
         "paired": _paired(repeats, spec),
         "rounds": [_round(taken) for taken in first[GROWN].rounds],
         "control_rounds": {name: [_round(taken) for taken in first[name].rounds] for name in spec.controls},
@@ -88,9 +90,9 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
     }
 
 
-def _result(arm: str, run: Result, cost_model: CostModel, measured: Measured) -> Document:
+def _result(arm: str, run: Result, budgets: Sequence[Budget], measured: Measured) -> Document:
     """One run of the first seed, in full."""
-    parts = {**_priced(run.network, cost_model, measured), **_scores(run.finished.test), "selection_loss": run.finished.selection.loss}
+    parts = {**_priced(run.network, budgets, measured), **_scores(run.finished.test), "selection_loss": run.finished.selection.loss}
     spent = {"charged_macs": run.finished.charged_macs, "steps": run.finished.steps, "seconds": run.seconds}
     return {**parts, **spent, **({"note": _RETRAINED_NOTE} if arm == RETRAINED else {})}
 
@@ -142,28 +144,30 @@ def _input(preprocessing: Preprocessing) -> Document:
 
 def _seed(setup: Setup, grown: Result) -> Document:
     """The seed network at the end of its own stage: where growth started, in the middle of the schedule; not a control."""
-    config, document = setup.config, _network(setup.seed, setup.cost_model)
+    config, document = setup.config, _network(setup.seed, setup.budgets)
     batch = min(config.batch_size, size(setup.data.train))
     trained = {"charged_macs": 3 * document["macs"] * batch * config.steps_per_round, "steps": config.steps_per_round}
     scores = _scores(grown.finished.seed) if grown.finished.seed is not None else {}
     return {**document, **scores, **trained, "note": "at the end of its own stage, in the middle of the schedule; not a control"}
 
 
-def _priced(network: Network, cost_model: CostModel, measured: Measured) -> Document:
-    return {**_network(network, cost_model), **_measured(network, measured)}
+def _priced(network: Network, budgets: Sequence[Budget], measured: Measured) -> Document:
+    return {**_network(network, budgets), **_measured(network, measured)}
 
 
 def _measured(network: Network, measured: Measured) -> Document:
     return {MEASURED[quantity]: found.of(network) for quantity, found in measured.items()}
 
 
-def _network(network: Network, cost_model: CostModel) -> Document:
+def _network(network: Network, budgets: Sequence[Budget]) -> Document:
     wiring = network.wiring()
     shapes = wiring.shapes()
+    costs = [{"quantity": each.cost_model.name, **asdict(each.cost_model.network(shapes))} for each in budgets]
     return {
         "widths": list(network.widths),
         "layers": _layers(wiring),
-        "predicted_cost": {"quantity": cost_model.name, **asdict(cost_model.network(shapes))},
+        "predicted_cost": costs[0],
+        "further_costs": costs[1:],
         "macs": int(Macs().network(shapes).value),
         "params": int(Parameters().network(shapes).value),
     }
@@ -189,7 +193,7 @@ def _round(taken: Round) -> Document:
 
 def rounds_words(rounds: Sequence[Round]) -> str:
     """A run that grew nowhere says so, and why."""
-    if not rounds or any(any(taken.channels_added) for taken in rounds):
+    if not rounds or any(taken.grew for taken in rounds):
         return ""
     return f"No round added a channel; the last one: {rounds[-1].reason}."
 

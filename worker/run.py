@@ -10,16 +10,15 @@ from pathlib import Path
 import torch
 
 from costs.families import Network
-from costs.model import CostModel
-from costs.table import CostTable, Setting
+from costs.table import CostTable
 from growth.checkpoint import save_network
 from growth.config import GrowthConfig
 from growth.preprocessing import Preprocessing
 from growth.training import Data, size
 from store import devices, jobs
-from store.admission import LoadTable, admit
+from store.admission import Admission, LoadTable, admit
 from store.database import Database
-from store.spec import JobSpec
+from store.spec import BudgetSpec, JobSpec
 from worker import data
 from worker.attempt import Attempt, Reporter
 from worker.comparison import compare, run_names
@@ -47,25 +46,24 @@ def run_growth(attempt: Attempt) -> None:
     reporter = Reporter(attempt)
     reporter.tell({"phase": "loading"}, at_once=True)
     torch.set_num_threads(spec.training.threads)
-    admitted = admit(spec, attempt.db, attempt.settings, _table_of_first_attempt(attempt))
-    prices = admitted.cost_model
+    admitted = admit(spec, attempt.db, attempt.settings, _tables_of_first_attempt(attempt, spec.budget.device))
     sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)
     config = growth_config(spec, sets)
     attempt.stop_if_asked()
 
-    probes = frontier_names(spec, admitted.network, prices, config)
-    runs = Runs(attempt, reporter, sets, prices, spec.budget.limit, (*probes, *run_names(spec)))
-    advised = seed_advice(runs, probes, admitted.network, prices, config)
+    probes = frontier_names(spec, admitted.network, admitted.budgets, config)
+    runs = Runs(attempt, reporter, sets, admitted.budgets, (*probes, *run_names(spec)))
+    advised = seed_advice(runs, probes, admitted.network, config)
     first, *later = range(spec.seeds)
-    trained = compare(runs, spec, first, admitted.network, prices, config)
+    trained = compare(runs, spec, first, admitted.network, config)
     repeats = [_results(trained)]
-    repeats += [_results(compare(runs, spec, repeat, admitted.network, prices, config)) for repeat in later]
+    repeats += [_results(compare(runs, spec, repeat, admitted.network, config)) for repeat in later]
 
     networks = [admitted.network, *(run.network for repeat in repeats for run in repeat.values())]
-    measured = _measure(attempt, reporter, spec, admitted.setting, prices, networks)
+    measured = _measure(attempt, reporter, spec, admitted, networks)
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
-    setup = Setup(attempt.lease.job, spec, admitted.network, prices, config, preprocessing, sets, advised)
+    setup = Setup(attempt.lease.job, spec, admitted.network, admitted.budgets, config, preprocessing, sets, advised)
     _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured))
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0, **trained[chosen["run"]].standing()}, at_once=True)
 
@@ -96,11 +94,13 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         compiled=training.compiled,
         scorer=growth.scorer,
         operators=growth.operators,
+        fill=growth.fill,
         step_rule=growth.step_rule,
         shrink=growth.shrink,
         split_step=growth.split_step,
         softplus_beta=growth.softplus_beta,
         max_growth=growth.max_growth,
+        multiple_of=growth.multiple_of,
         scoring_samples=scoring,
         fresh_samples=fresh,
         max_fresh_samples=growth.max_fresh_samples,
@@ -118,11 +118,14 @@ def _scoring_samples(scoring: int, fresh: int, available: int) -> tuple[int, int
     return used, fewer
 
 
-def _table_of_first_attempt(attempt: Attempt) -> LoadTable:
-    """Loads the cost table that the first attempt saw: a device that is profiled again meanwhile must not change a job."""
-    name = "costs.json"
+def _tables_of_first_attempt(attempt: Attempt, first: str) -> LoadTable:
+    """Loads the cost tables that the first attempt saw: a device that is profiled again meanwhile must not change a job.
+
+    The one of the device ``first``, the budget's, has the plain name.
+    """
 
     def load(db: Database, device: str) -> CostTable:
+        name = "costs.json" if device == first else f"costs-{device}.json"
         kept = {artifact.name: artifact for artifact in jobs.artifacts(db, attempt.job_id)}.get(name)
         if kept is not None:
             with attempt.artifacts.open(kept.sha256) as file:
@@ -134,21 +137,26 @@ def _table_of_first_attempt(attempt: Attempt) -> LoadTable:
     return load
 
 
-def _measure(
-    attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, prices: CostModel, networks: list[Network]
-) -> dict[str, Measurements]:
+def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, admitted: Admission, networks: list[Network]) -> dict[str, Measurements]:
     """What all networks of the report cost, where this worker is the device they are for: their latency, and energy if that is limited."""
-    energy = spec.budget.cost == "energy_mj"
-    if spec.budget.device != attempt.device:
-        none = Measurements.none(networks, f"the job ran on {attempt.device}, not on {spec.budget.device}")
-        return {"latency_ms": none, **({"energy_mj": none} if energy else {})}
     reporter.tell({"phase": "measuring"}, at_once=True)
-    measured = {"latency_ms": measure_latency(networks, setting, attempt.device, attempt.asked_to_stop)}
-    if energy:
-        arguments = (networks, prices, setting, attempt.device, attempt.settings, attempt.asked_to_stop)
-        measured["energy_mj"] = measure_energy(*arguments, lambda _done, _total, message: reporter.tell({"message": message}))
+    here, stop = attempt.device, attempt.asked_to_stop
+    latency = (
+        measure_latency(networks, admitted.setting, here, stop) if spec.budget.device == here else _elsewhere(networks, here, spec.budget)
+    )
+    measured = {"latency_ms": latency}
+    for asked, budget in zip(spec.budgets, admitted.budgets, strict=True):
+        if asked.cost == "energy_mj" and asked.device == here:
+            arguments = (networks, budget.cost_model, here, attempt.settings, stop)
+            measured["energy_mj"] = measure_energy(*arguments, lambda _done, _total, message: reporter.tell({"message": message}))
+        elif asked.cost == "energy_mj":
+            measured.setdefault("energy_mj", _elsewhere(networks, here, asked))
     attempt.stop_if_asked()
     return measured
+
+
+def _elsewhere(networks: list[Network], here: str, budget: BudgetSpec) -> Measurements:
+    return Measurements.none(networks, f"the job ran on {here}, not on {budget.device}")
 
 
 def _publish(attempt: Attempt, spec: JobSpec, run: Trained, preprocessing: Preprocessing, report: dict[str, object]) -> None:

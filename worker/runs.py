@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from costs.families import Network
-from costs.model import CostModel
+from costs.model import Budget
 from growth.config import GrowthConfig
 from growth.events import Event, Finished, Round, Scored, Step
 from growth.loop import Growth
@@ -80,16 +80,15 @@ class Runs:
     attempt: Attempt
     reporter: Reporter
     data: Data
-    cost_model: CostModel
-    limit: float
+    budgets: Sequence[Budget]
     names: Sequence[str]
     _eta: Eta = field(default_factory=Eta)
     _saved: float = 0.0
 
     def train(self, name: str, network: Network, config: GrowthConfig) -> Trained:
         """Train a run to its end, from wherever it stands.  Stopped if asked to, after a checkpoint."""
-        growth = Checkpoints(self.attempt).restore(name, self.data, self.cost_model) or _start(network, self.data, self.cost_model, config)
-        return self.follow(name, growth)
+        restored = Checkpoints(self.attempt).restore(name, self.data, self.budgets)
+        return self.follow(name, restored or _start(network, self.data, self.budgets, config))
 
     def follow(self, name: str, growth: Growth) -> Trained:
         """Train on to the end."""
@@ -144,7 +143,7 @@ class Runs:
         place = {
             "run": name, "runs": len(self.names), "round": min(len(growth.rounds), growth.config.rounds), "rounds": growth.config.rounds,
             "step": growth.step, "total_steps": total, "overall_fraction": fraction, "eta_seconds": self._eta.seconds(fraction),
-            "limit": self.limit, "unit": self.cost_model.unit,
+            "limit": self.budgets[0].limit, "unit": self.budgets[0].cost_model.unit,
         }  # fmt: skip
         self.reporter.tell({**place, **changes}, at_once)
 
@@ -160,8 +159,8 @@ def _standing(growth: Growth) -> dict[str, Any]:
     return {"cost": growth.cost_model.network(wiring.shapes()).value, "widths": list(wiring.widths)}
 
 
-def _start(network: Network, data: Data, cost_model: CostModel, config: GrowthConfig) -> Growth:
+def _start(network: Network, data: Data, budgets: Sequence[Budget], config: GrowthConfig) -> Growth:
     try:
-        return Growth.start(network, data, cost_model, config)
+        return Growth.start(network, data, budgets[0].cost_model, config, budgets[1:])
     except ValueError as error:
         raise InvalidSpec([Problem("growth", None, None, str(error), str(error))]) from error

@@ -13,7 +13,7 @@ from benchmarks.growth.arms import ARMS, Runs, Setting
 from benchmarks.growth.records import Key, Results, Values
 from growth.training import NotANumber
 
-RATES, BATCHES = (0.15, 0.3, 0.6), (64, 32)
+RATES, BATCHES = (0.3, 0.6, 1.2), (64, 32)
 FIRST_TUNING_SEED = 1000
 Tuned = dict[str, tuple[float, int]]
 

@@ -10,7 +10,7 @@ from benchmarks.growth import plots
 from benchmarks.growth.records import Values
 from benchmarks.growth.stats import Difference, paired, spread
 
-OURS = ("energy", "floored")
+OURS = ("energy", "floored")  # the second in earlier runs only
 RIVALS = ("uniform/retrained", "pyramid/retrained", "cost_only/retrained")
 
 

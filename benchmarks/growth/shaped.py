@@ -6,9 +6,8 @@ ranking goes over into that by cost alone.  Such a ranking claims no gain, so it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from growth.pointwise import SOFTPLUS, Curvature
 from growth.scorers import SCORERS, GroupScore
 from growth.splitting import Batch, Loss
 
-CHEAP: Mapping[str, Any] = {"scoring_samples": 128, "fresh_samples": 32, "max_fresh_samples": 512}  # such a ranking can do with less
 BASE = SCORERS["splitting"]
 
 

@@ -89,9 +89,14 @@ class Running:
         """A process by the part it plays in running this job."""
         child = self.training_child(job_id)
         assert child is not None
-        worker = self.service.pids["worker-1"]
+        worker = self.worker_of(child)
         found = {"training child": child, "pool child": children(worker)[0], "worker": worker, "server": self.service.pids["server"]}
         return found[name]
+
+    def worker_of(self, child: int) -> int:
+        """The worker whose pool child started this process."""
+        workers = [pid for name, pid in self.service.pids.items() if name.startswith("worker")]
+        return next(worker for worker in workers if any(child in children(pool_child) for pool_child in children(worker)))
 
     def processes_of(self, job_id: str) -> list[int]:
         """Every living process that was started for this job: the training child is told of no other."""
@@ -137,3 +142,9 @@ def undisturbed(wattle: Running) -> str:
 def patient_wattle(tmp_path: Path) -> Iterator[Running]:
     """A service that lets a job lose more of its processes."""
     yield from start(tmp_path, max_attempts=5)
+
+
+@pytest.fixture(scope="module")
+def busy_wattle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service whose two workers keep many checkpoints."""
+    yield from start(tmp_path_factory.mktemp("busy"), workers=2, checkpoint_seconds=0.1)

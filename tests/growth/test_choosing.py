@@ -60,13 +60,14 @@ def decide(means: list[np.ndarray], spread: float, seed: int = 0, draws: int = 4
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_departures_pay_for_the_widths_that_are_worth_most(data: st.DataObject) -> None:
-    """Against all widths: what is gained, less what is lost, within the limit; at most a quarter of a group goes."""
+    """Against all widths: what is gained, less what is lost, within the limit; at most a quarter of a group goes, and what changes
+    becomes a multiple."""
     numbers = st.floats(0.01, 4).map(lambda x: round(x, 2))
     gains, losses = ([np.array(data.draw(st.lists(numbers, min_size=8, max_size=8))) for _ in range(2)] for _ in range(2))
-    wiring = Network("plain", (8, 8), 8, 1, 3).wiring()
+    wiring, multiple_of = Network("plain", (8, 8), 8, 1, 3).wiring(), data.draw(st.integers(1, 5))
     present = Macs().network(wiring.shapes()).value
     limit = present * data.draw(st.floats(1, 1.3))
-    room = Room(wiring, [Budget(Macs(), limit)], (12, 12))
+    room = Room(wiring, [Budget(Macs(), limit)], (12, 12), multiple_of)
     offered = [
         Candidates("split", Offspring(group, torch.arange(8), torch.zeros(8, 2, 9), torch.full((8, 2), 0.5)), torch.from_numpy(gain))
         for group, gain in enumerate(gains)
@@ -85,13 +86,12 @@ def test_departures_pay_for_the_widths_that_are_worth_most(data: st.DataObject) 
             return -np.sort(losses[group])[: 8 - width].sum()
         return np.sort(gains[group])[::-1][: width - 8].sum()
 
-    possible = [
-        worth(0, a) + worth(1, b)
-        for a in range(6, 13) for b in range(6, 13) if Macs().network(wiring.shapes((a, b))).value <= limit
-    ]  # fmt: skip
+    able = [width for width in range(6, 13) if width == 8 or width % multiple_of == 0]
+    possible = [worth(0, a) + worth(1, b) for a in able for b in able if Macs().network(wiring.shapes((a, b))).value <= limit]
     found = sum(gains[pick.source][pick.rows].sum() for pick in picks)
     found -= sum(losses[removal.group][removal.channels].sum() for removal in removals)
     assert Macs().network(wiring.shapes(widths)).value <= limit
+    assert set(widths) <= set(able)
     assert found == pytest.approx(max(possible), abs=1e-6)
 
 

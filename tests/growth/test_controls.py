@@ -5,15 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from costs.families import Network
-from costs.model import Cost, CostModel, Macs, Parameters
+from costs.model import Budget, Cost, CostModel, Macs, Parameters
 from costs.shapes import LayerShape
 from costs.table import NoCost
 from growth.config import GrowthConfig
 from growth.controls import CONTROLS, WIDTH_RULES, control, retrained, uniform_widths
 from growth.loop import Growth
+from growth.selection import fits
 from growth.training import Data
 
 SEED = Network("plain", (4, 6), 8, 1, 3)
@@ -40,7 +43,7 @@ def main() -> Growth:
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_every_control_keeps_limit_and_compute_and_spends_nearly_all(name: str, main: Growth) -> None:
-    network, config = control(name, SEED, main, Macs(), CONFIG)
+    network, config = control(name, SEED, main, CONFIG)
     growth = Growth.start(network, DATA, Macs(), config)
     list(growth.events())
     assert Macs().network(growth.network.wiring().shapes()).value <= CONFIG.limit
@@ -51,7 +54,7 @@ def test_every_control_keeps_limit_and_compute_and_spends_nearly_all(name: str, 
 
 
 def test_the_random_control_trains_longer_for_what_scoring_would_cost(main: Growth) -> None:
-    network, config = control("random", SEED, main, Macs(), CONFIG)
+    network, config = control("random", SEED, main, CONFIG)
     assert (network, config.scorer, config.rounds) == (SEED, "random", CONFIG.rounds)
     narrow = replace(config, max_growth=1.0)  # nothing can be split, so steps cost what the seed's cost
     growth = Growth.start(network, DATA, Macs(), narrow)
@@ -72,7 +75,7 @@ def test_twins_have_the_main_runs_widths_round_by_round() -> None:
     )
     main = Growth.start(SEED, data, Macs(), longer)
     list(main.events())
-    network, config = control("twins", SEED, main, Macs(), longer)
+    network, config = control("twins", SEED, main, longer)
     growth = Growth.start(network, data, Macs(), config)
     list(growth.events())
     assert [taken.widths_after for taken in growth.rounds] == [taken.widths_after for taken in main.rounds]
@@ -93,7 +96,7 @@ def test_retrained_has_the_widths_found_and_the_compute_of_the_whole_run(main: G
 
 def test_an_unknown_control_is_refused(main: Growth) -> None:
     with pytest.raises(ValueError, match="control is 'magic'; choose one of uniform, cost_only, random, twins, seed_alone, slimming"):
-        control("magic", SEED, main, Macs(), CONFIG)
+        control("magic", SEED, main, CONFIG)
 
 
 @pytest.mark.parametrize("name", WIDTH_RULES)
@@ -102,7 +105,7 @@ def test_an_unknown_control_is_refused(main: Growth) -> None:
 def test_widths_lie_between_the_seed_and_its_largest_growth(name: str, cost_model: CostModel, factor: float) -> None:
     wiring = SEED.wiring()
     limit = factor * cost_model.network(wiring.shapes()).value
-    widths = WIDTH_RULES[name](wiring, cost_model, replace(CONFIG, limit=limit))
+    widths = WIDTH_RULES[name](wiring, [Budget(cost_model, limit)], CONFIG)
     assert cost_model.network(wiring.shapes(widths)).value <= limit
     assert all(low <= width <= 4 * low for low, width in zip(wiring.widths, widths, strict=True))
     if factor == 1000 and name != "seed_alone":
@@ -115,7 +118,7 @@ def test_uniform_is_the_largest_multiplier(limit: int) -> None:
     wiring = SEED.wiring()
     grid = {tuple(round(width * (1 + i / 1000)) for width in wiring.widths) for i in range(3001)}
     best = max(widths for widths in grid if Macs().network(wiring.shapes(widths)).value <= limit)
-    assert uniform_widths(wiring, Macs(), replace(CONFIG, limit=limit)) == best
+    assert uniform_widths(wiring, [Budget(Macs(), limit)], CONFIG) == best
 
 
 class Refusing(Parameters):
@@ -128,4 +131,46 @@ class Refusing(Parameters):
 
 
 def test_uniform_stays_where_costs_are_known() -> None:
-    assert uniform_widths(SEED.wiring(), Refusing(), replace(CONFIG, limit=1e9)) == (5, 7)
+    assert uniform_widths(SEED.wiring(), [Budget(Refusing(), 1e9)], CONFIG) == (5, 7)
+
+
+@pytest.mark.parametrize("multiple_of", [1, 2])
+def test_growth_and_every_control_keep_to_all_budgets_and_to_the_rounding(multiple_of: int) -> None:
+    """The further budget is the tighter one: the first alone would be spent beyond it."""
+    config, params = replace(CONFIG, multiple_of=multiple_of), Parameters()
+    further = [Budget(params, 1.6 * params.network(SEED.wiring().shapes()).value)]
+    main = Growth.start(SEED, DATA, Macs(), config, further)
+    list(main.events())
+    runs = {"grown": main}
+    for name in CONTROLS:
+        network, planned = control(name, SEED, main, config)
+        runs[name] = Growth.start(network, DATA, Macs(), planned, further)
+        list(runs[name].events())
+    for name, run in runs.items():
+        widths = run.graph.wiring.widths
+        assert fits(SEED.wiring(), widths, run.budgets), name
+        assert run.charged_macs <= main.charged_macs
+        assert name == "slimming" or all(width % multiple_of == 0 or width in SEED.widths for width in widths)
+    for name, rule in WIDTH_RULES.items():
+        assert name == "seed_alone" or not fits(SEED.wiring(), rule(SEED.wiring(), main.budgets[:1], config), further)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    widths=st.lists(st.integers(2, 9), min_size=1, max_size=3),
+    multiple_of=st.integers(1, 5),
+    factor=st.floats(1, 12),
+)
+def test_uniform_widths_are_the_widest_that_are_nearest_to_a_multiple_of_the_seeds(
+    widths: list[int], multiple_of: int, factor: float
+) -> None:
+    """Against trying many factors."""
+    wiring = Network("plain", tuple(widths), 8, 1, 3).wiring()
+    budgets = [Budget(Macs(), factor * Macs().network(wiring.shapes()).value)]
+    found = uniform_widths(wiring, budgets, replace(CONFIG, multiple_of=multiple_of))
+    reach = [[width, *(more for more in range(width + 1, 4 * width + 1) if more % multiple_of == 0)] for width in widths]
+    tried = {
+        tuple(min(reversed(able), key=lambda each: abs(each - width * (1 + i / 499.7))) for width, able in zip(widths, reach, strict=True))
+        for i in range(1500)
+    }
+    assert found == max(each for each in tried if fits(wiring, each, budgets))

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from costs.families import Network
-from costs.model import Macs
+from costs.model import Budget, Macs
 from growth.config import GrowthConfig
 from growth.frontier import advice, point, probe_config, sizes
 
@@ -20,7 +20,7 @@ def macs(network: Network) -> float:
 
 def test_sizes_go_from_the_seed_to_the_limit_and_train_on_equal_compute() -> None:
     config = GrowthConfig(limit=8 * macs(SEED), steps_per_round=120, batch_size=16)
-    found = sizes(SEED, Macs(), config)
+    found = sizes(SEED, [Budget(Macs(), config.limit)], config)
     assert found[0] == SEED
     assert len(found) == 4
     assert all(macs(one) < macs(other) <= config.limit for one, other in pairwise(found))
@@ -32,7 +32,7 @@ def test_sizes_go_from_the_seed_to_the_limit_and_train_on_equal_compute() -> Non
 
 
 def test_a_limit_at_the_seed_leaves_one_size() -> None:
-    assert sizes(SEED, Macs(), GrowthConfig(limit=macs(SEED))) == [SEED]
+    assert sizes(SEED, [Budget(Macs(), macs(SEED))], GrowthConfig(limit=macs(SEED))) == [SEED]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from costs.families import Network
-from costs.model import Macs, Parameters
+from costs.model import Budget, Macs, Parameters
 from growth import rounds
 from growth.checkpoint import CheckpointError, read
 from growth.config import GrowthConfig
@@ -23,8 +23,10 @@ from growth.loop import Growth
 from growth.networks import build
 from growth.notebook import grow
 from growth.operators import OPERATORS
+from growth.rounds import shares
 from growth.scorers import SCORERS, GroupScore
 from growth.scorers.at_random import AtRandom
+from growth.selection import fits
 from growth.splitting import SplittingProduct
 from growth.surgery import add_channels
 from growth.training import EXPLODED, Data, Learner, NotANumber, evaluate_batches, fetch, seeded
@@ -32,8 +34,9 @@ from growth.training import EXPLODED, Data, Learner, NotANumber, evaluate_batche
 SEED = Network("plain", (4, 4), 8, 1, 3)
 SEED_MACS = Macs().network(SEED.wiring().shapes()).value
 CONFIG = GrowthConfig(
-    limit=3 * SEED_MACS, rounds=3, steps_per_round=3, final_steps=3, batch_size=16, scoring_samples=32, fresh_samples=16, learning_rate=0.05
-)
+    limit=3 * SEED_MACS, rounds=3, steps_per_round=3, final_steps=3, batch_size=16, scoring_samples=32, fresh_samples=16,
+    learning_rate=0.05, split_step=0.3, fill=False,
+)  # fmt: skip
 
 
 def images(count: int, seed: int) -> TensorDataset:
@@ -138,6 +141,31 @@ def test_a_run_stopped_in_an_operators_round_goes_on_as_if_it_had_not(operator: 
         resumed = Growth.resume(saved[number], DATA, Macs())
         assert [comparable(event) for event in resumed.events()] == [comparable(event) for event in events[number:]]
         assert_same(final(resumed, tmp_path), expected)
+
+
+def test_every_round_keeps_to_its_share_of_all_budgets_and_to_the_rounding(tmp_path: Path) -> None:
+    """Also when resumed; a seed beyond any of the budgets is refused."""
+    params, config = Parameters(), replace(CONFIG, multiple_of=2, limit=8 * SEED_MACS, scorer="random")
+    start_params = params.network(SEED.wiring().shapes()).value
+    further = [Budget(params, 2.5 * start_params)]
+    growth = Growth.start(SEED, DATA, Macs(), config, further)
+    events = growth.events()
+    next(event for event in events if isinstance(event, Round))
+    growth.save(tmp_path / "half")
+    list(events)
+    for taken in growth.rounds:
+        allowed = shares(SEED.wiring(), growth.budgets, taken.number, config.rounds)
+        assert fits(SEED.wiring(), taken.widths_after, allowed)
+        assert all(width % 2 == 0 for width in taken.widths_after)
+    assert growth.network.widths != SEED.widths
+    assert_same(final(finished(Growth.resume(tmp_path / "half", DATA, Macs(), further)), tmp_path), final(growth, tmp_path))
+    with pytest.raises(ValueError, match=f"the seed costs {start_params:.6g} parameters, more than the limit of 9"):
+        Growth.start(SEED, DATA, Macs(), config, [Budget(params, 9)])
+
+
+def finished(growth: Growth) -> Growth:
+    list(growth.events())
+    return growth
 
 
 EXECUTIONS: list[dict[str, Any]] = [{"distillation": 0.5}, {"precision": "bfloat16"}, {"memory_format": "channels_last"}]

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
+from costs.families import Network
+from costs.model import Budget, Macs, Parameters
 from growth.config import GrowthConfig
-from growth.rounds import check_samples, draw_sizes, fresh_batches, scoring_batches
+from growth.rounds import check_samples, draw_sizes, fresh_batches, scoring_batches, shares
 
 
 @given(images=st.integers(10, 3000), scoring=st.integers(2, 600), fresh=st.integers(2, 300), most=st.integers(4, 2000))
@@ -56,3 +58,14 @@ def test_too_few_images_are_refused(images: int, message: str) -> None:
     config = GrowthConfig(limit=1, scoring_samples=32, fresh_samples=16, rounds=3 if images > 1 else 0)
     with pytest.raises(ValueError, match=message):
         check_samples(images, config)
+
+
+@given(factors=st.lists(st.floats(1, 9), min_size=2, max_size=2), count=st.integers(1, 6))
+def test_every_budget_is_shared_out_in_equal_factors(factors: list[float], count: int) -> None:
+    seed = Network("plain", (4, 6), 8, 1, 3).wiring()
+    starts = [model.network(seed.shapes()).value for model in (Macs(), Parameters())]
+    budgets = [Budget(model, start * factor) for model, start, factor in zip((Macs(), Parameters()), starts, factors, strict=True)]
+    parts = [shares(seed, budgets, number, count) for number in range(count + 1)]
+    assert parts[-1] == budgets
+    for at, (start, factor) in enumerate(zip(starts, factors, strict=True)):
+        assert [part[at].limit for part in parts] == pytest.approx([start * factor ** (number / count) for number in range(count + 1)])

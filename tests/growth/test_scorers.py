@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from growth.groups import ChannelGraph, find_groups
+from growth.operators import OPERATORS, Evidence
+from growth.pointwise import Softplus
 from growth.scorers import SCORERS, GroupScore
 from growth.splitting import Batch, SplittingProduct
 
@@ -120,7 +122,7 @@ def test_random_gains_nothing_from_a_channel_of_zeros() -> None:
 @given(scales=st.lists(st.floats(1e-3, 1e3), min_size=4, max_size=4))
 @settings(max_examples=15, deadline=None)
 def test_relative_index_does_not_see_a_rescaled_normalised_layer(scales: list[float]) -> None:
-    """A convolution's rows times c, its norm's statistics with them: the same function, so the same relative gain."""
+    """T18: a convolution's rows times c, its norm's statistics with them: the same function, so the same relative gain."""
     model, graph, batches = traced()
     before = SCORERS["exact"](model, graph, batches, functional.cross_entropy, seeded())
     c = torch.tensor(scales, dtype=torch.float64)
@@ -132,3 +134,39 @@ def test_relative_index_does_not_see_a_rescaled_normalised_layer(scales: list[fl
     for s, t in zip(before, after, strict=True):
         torch.testing.assert_close(t.relative_index, s.relative_index, rtol=1e-7, atol=1e-10)
     torch.testing.assert_close(after[0].index, before[0].index / c**2, rtol=1e-7, atol=0)
+
+
+@given(scale=st.floats(1e-2, 1e2))
+@settings(max_examples=15, deadline=None)
+def test_relative_index_does_not_see_a_scale_moved_across_a_homogeneous_activation(scale: float) -> None:
+    """T18: relu(c z) = c relu(z), so weights times c before it and over c behind it are the same function.
+
+    The softplus whose curvature stands in for ReLU's is no such function: seen from z it is c times as sharp.  With as many times less
+    sharpness, indices and the gains that splits predict are the same.
+    """
+    model, moved = plain(1.0), plain(scale)
+    images, classes = batch(12, 3)
+    graph = find_groups(model, images[:1])
+    found = []
+    for each, curvature in ((model, Softplus(3)), (moved, Softplus(3 / scale))):
+        scores = SCORERS["exact"](each, graph, [(images, classes)], functional.cross_entropy, seeded(), curvature)
+        evidence = Evidence(each, graph, [(images, classes)], functional.cross_entropy, scores, curvature)
+        found.append((scores, OPERATORS["split"].propose(evidence, 0.3, seeded())))
+    (before, splits), (after, same) = found
+    for s, t in zip(before, after, strict=True):
+        torch.testing.assert_close(t.relative_index, s.relative_index, rtol=1e-6, atol=1e-12)
+    for one, other in zip(splits, same, strict=True):
+        torch.testing.assert_close(other.gain, one.gain, rtol=1e-6, atol=1e-12)
+
+
+def plain(scale: float) -> nn.Sequential:
+    """Two convolutions around a ReLU, a SiLU behind them, no norms; the first ``scale`` times, the second as many times less."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2),
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        model[0].weight.mul_(scale)
+        model[2].weight.div_(scale)
+    return model

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from costs.families import Network
-from costs.model import Macs, Parameters
+from costs.model import Budget, Macs, Parameters
 from growth.checkpoint import read
 from growth.config import GrowthConfig
 from growth.events import Round, Scored, Step
@@ -68,7 +68,7 @@ def test_the_smallest_of_all_scales_go_and_no_more_than_needed(cost_model: Macs 
     model = scaled()
     graph = find_groups(model, torch.zeros(1, 1, 8, 8))
     limit = part * cost_model.network(graph.wiring.shapes()).value
-    removals = slimmest(model, graph, cost_model, limit)
+    removals = slimmest(model, graph, [Budget(cost_model, limit)])
     widths = [width - sum(len(one.channels) for one in removals if one.group == g) for g, width in enumerate(graph.wiring.widths)]
     assert cost_model.network(graph.wiring.shapes(widths)).value <= limit
     assert min(widths) >= 2
@@ -86,7 +86,7 @@ def test_the_smallest_of_all_scales_go_and_no_more_than_needed(cost_model: Macs 
 def test_a_limit_that_no_widths_keep_and_groups_without_norms_are_refused() -> None:
     model = scaled()
     with pytest.raises(ValueError, match="still costs more than the limit of 10; raise the limit"):
-        slimmest(model, find_groups(model, torch.zeros(1, 1, 8, 8)), Macs(), 10)
+        slimmest(model, find_groups(model, torch.zeros(1, 1, 8, 8)), [Budget(Macs(), 10)])
     with pytest.raises(ValueError, match=r"channel group 0 \(blocks.0.conv.conv\) passes no batch norm with a scale"):
         start(Network("plain", (4, 4), 8, 1, 3, norm=False))
     with pytest.raises(ValueError, match="slimming is 2; it must lie between 0 and 1"):

@@ -36,7 +36,8 @@ RESULT = {
 MEASURED = {"median_ms": 1.3, "low": 1.28, "high": 1.31, "unit": "ms", "kind": "measured", "repetitions": 9, "rejected": 1, "device": "a"}
 REPORT: dict[str, Any] = {
     "job": "j", "name": "digits", "device": "this-host", "budget": {"cost": "macs", "limit": 40_000, "unit": "MACs"},
-    "seed": RESULT, "grown": {**RESULT, "measured_latency": MEASURED},
+    "further_budgets": [{"cost": "params", "limit": 900, "unit": "parameters", "device": "pi-4"}],
+    "seed": RESULT, "grown": {**RESULT, "measured_latency": MEASURED, "further_costs": [{**COST, "value": 811, "unit": "parameters"}]},
     "controls": {"uniform": RESULT, "random": {"reason": "out of memory"}},
     "verdict": {"paid": True, "best": "grown", "rule": "Lower is better.", "sentence": "Growing paid: 0.2 is lower than 0.3."},
     "predicted_versus_measured": {"reason": "the budget is in macs; nothing was predicted in milliseconds"},
@@ -240,7 +241,7 @@ def test_succeeded(read: Callable[..., str], claimed: Callable[..., Lease], db: 
     jobs.finish(db, lease, "succeeded")
     shown = read(f"/jobs/{lease.job.id}")
     for part in (
-        "Verdict", "at most 40,000 MACs on this-host", REPORT["verdict"]["sentence"],
+        "Verdict", "at most 40,000 MACs on this-host; at most 900 parameters on pi-4", "811 parameters", REPORT["verdict"]["sentence"],
         "Lower is better.", "31,234 MACs exact", "1.300 ms [1.280, 1.310] measured",
         "not measured: the job ran on a, not on b", "no result: out of memory", "812 parameters", "3.21 G MACs", "96.1 %", "0.2000 nats",
         "not compared: the budget is in macs", "9 repetitions (1 rejected)", "report.json", "11 Jul 2026, 14:03 UTC",

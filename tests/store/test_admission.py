@@ -109,6 +109,25 @@ def test_budget_below_the_seed_states_a_limit_that_is_accepted(cost: str, sqlite
     assert admit(spec_of(budget={"cost": cost, "limit": least}), sqlite, settings).seed_cost.value <= least
 
 
+def test_every_budget_is_held_against_the_seed_and_its_device(sqlite: Database, settings: Settings) -> None:
+    further = [{"cost": "params", "limit": 5}, {"cost": "latency_ms", "limit": 1, "device": "pi-4"}]
+    assert [problem.field for problem in problems_of(spec_of(further_budgets=further), sqlite, settings)] == ["further_budgets.1.device"]
+    both = problems_of(spec_of(budget={"cost": "macs", "limit": 5}, further_budgets=further[:1]), sqlite, settings)
+    assert [problem.field for problem in both] == ["budget.limit", "further_budgets.0.limit"]
+    assert both[1].remedy.startswith("set further_budgets.0.limit above")
+    admitted = admit(spec_of(further_budgets=[{"cost": "params", "limit": 5000}]), sqlite, settings)
+    assert [(each.cost_model.name, each.limit) for each in admitted.budgets] == [("macs", 40_000), ("params", 5000)]
+    assert admitted.seed_cost.unit == "MACs"
+
+
+def test_one_budget_that_binds_is_enough(sqlite: Database, settings: Settings) -> None:
+    loose = {"cost": "params", "limit": 1e9}
+    assert admit(spec_of(further_budgets=[loose]), sqlite, settings).warnings == ()
+    (warning,) = admit(spec_of(budget={"cost": "macs", "limit": 1e12}, further_budgets=[loose]), sqlite, settings).warnings
+    assert "1e+12 MACs is more than 4 times" in warning
+    assert "and 1000000000 parameters is more than 4 times" in warning
+
+
 def test_unknown_device(sqlite: Database, settings: Settings) -> None:
     devices.register(sqlite, "pi-4", {})
     (problem,) = problems_of(latency(1), sqlite, settings)

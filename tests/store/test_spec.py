@@ -22,6 +22,7 @@ SPEC: dict[str, Any] = {
             "declared_watts estimates energy, and the",
         ),
         ({"growth": {"shrink": True, "step_rule": "line_search"}}, "shrink weighs removals against gains; use step_rule fixed"),
+        ({"further_budgets": [{"cost": "macs", "limit": 9e4, "device": "pi-4"}]}, "macs is limited twice in the same setting"),
         ({"growth": {"shrink": True, "scorer": "random"}}, "shrink weighs removals against gains"),
         ({"growth": {"shrink": True, "operators": ["twins"]}}, "shrink weighs removals against gains"),
     ],
@@ -35,3 +36,9 @@ def test_shrinking_and_slimming_go_with_the_defaults() -> None:
     spec = JobSpec.model_validate({**SPEC, "growth": {"shrink": True}, "controls": ["slimming"]})
     assert spec.growth.shrink
     assert spec.controls == ("slimming",)
+
+
+def test_a_quantity_may_be_limited_on_several_devices() -> None:
+    further = [{"cost": "latency_ms", "limit": 1, "device": "pi-4"}, {"cost": "latency_ms", "limit": 2}, {"cost": "params", "limit": 9e3}]
+    spec = JobSpec.model_validate({**SPEC, "further_budgets": further})
+    assert [budget.device for budget in spec.budgets] == ["this-host", "pi-4", "this-host", "this-host"]

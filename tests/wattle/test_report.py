@@ -31,6 +31,14 @@ def test_everything_is_there(report: dict[str, Any]) -> None:
     assert "./out/" in shown
 
 
+def test_every_budget_is_shown_with_what_each_network_costs_in_it(report: dict[str, Any]) -> None:
+    report["further_budgets"] = [{"cost": "params", "limit": 20_000.0, "device": "pi-4", "batch_size": 1, "threads": 1}]
+    report["grown"]["further_costs"] = [{"value": 1234, "unit": "parameters", "kind": "exact", "low": None, "high": None}]
+    shown = text_of(render(report))
+    assert "at most 2 ms (latency_ms, batch 32, 1 thread), at most 20,000 parameters (params) on pi-4" in shown
+    assert "1234 parameters" in shown
+
+
 def test_verdict_is_the_reports_own(report: dict[str, Any]) -> None:
     report["verdict"]["sentence"] = "It paid: 1.3 points."
     assert "It paid: 1.3 points." in text_of(render(report))
@@ -47,7 +55,7 @@ def test_absent_figures_are_absent(report: dict[str, Any]) -> None:
 
 def test_energies_say_what_they_are_read_from(report: dict[str, Any]) -> None:
     read = {"unit": "mJ", "meter": "rapl_package", "scope": "package"}
-    predicted = {"value": 5.0, "low": 4.5, "high": 5.5, "kind": "calibrated_sum", **read}
+    predicted = {"quantity": "energy_mj", "value": 5.0, "low": 4.5, "high": 5.5, "kind": "calibrated_sum", **read}
     net = {"value": 3.9, "low": 3.7, "high": 4.1}
     measured = {"value": 5.2, "low": 5.1, "high": 5.3, "kind": "measured", "net": net, "sensor_error": 0.05, **read}
     report["budget"]["cost"] = "energy_mj"

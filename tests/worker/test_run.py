@@ -371,3 +371,31 @@ def test_epochs_become_steps_and_samples_those_there_are(settings: Settings) -> 
     assert config.steps_per_round == 1  # 0.4 epochs of one batch each
     assert config.scoring_samples + 2 * config.fresh_samples == 104
     assert config.scoring_samples == pytest.approx(2 * config.fresh_samples, rel=0.05)
+
+
+def test_a_job_keeps_to_all_its_budgets_and_to_its_rounding(db: Database, settings: Settings) -> None:
+    further = [{"cost": "params", "limit": 700, "device": "elsewhere"}]
+    job_id = submit(
+        db, further_budgets=further, growth={**SPEC["growth"], "multiple_of": 2}, network={"family": "plain", "widths": [4, 6]},
+        controls=["uniform", "cost_only", "random", "slimming"], budget={**SPEC["budget"], "limit": 90_000},
+    )  # fmt: skip
+    stops = 0
+    while True:
+        try:
+            run(db, settings, job_id, StopAfter(40))
+            break
+        except Stopped:
+            stops += 1
+            steal(db, job_id)
+    report = results(db, settings, job_id)["report"]
+    assert stops
+    assert report["budget"]["cost"] == "macs"
+    assert [(each["cost"], each["limit"], each["unit"]) for each in report["further_budgets"]] == [("params", 700.0, "parameters")]
+    for arm in (report["grown"], *report["controls"].values()):
+        (params,) = arm["further_costs"]
+        assert (params["quantity"], params["value"]) == ("params", arm["params"])
+        assert params["value"] <= 700
+        assert arm["macs"] <= 90_000
+    for arm in (report["grown"], *(report["controls"][name] for name in ("uniform", "cost_only", "random"))):
+        assert all(width % 2 == 0 for width in arm["widths"])
+    assert report["controls"]["uniform"]["widths"] != [4, 6]
