@@ -10,6 +10,7 @@ import torch
 from benchmarks.growth import page
 from benchmarks.growth.arms import SEEDS, Setting
 from benchmarks.growth.factorial import factorial
+from benchmarks.growth.landscape import landscape
 from benchmarks.growth.law import law
 from benchmarks.growth.prices import latency
 from benchmarks.growth.records import FOLDER, Clock, OutOfTime, Results
@@ -20,7 +21,8 @@ from benchmarks.growth.tasks import TASKS
 from benchmarks.growth.tried import tried
 from costs.model import Macs
 
-PARTS = ("tasks", "law", "score", "factorial", "tried")
+PARTS = ("tasks", "law", "score", "factorial", "landscape", "tried")
+DRAWS = 50  # of widths, in each task's landscape
 
 
 def main() -> None:
@@ -46,6 +48,9 @@ def run(part: str, options: argparse.Namespace, clock: Clock) -> None:
         law(results)
     elif part == "score":
         score(results, options.seeds)
+    elif part == "landscape":
+        for task in options.tasks:
+            landscape(results, task, DRAWS)
     elif part == "tried":
         for task in options.tasks:
             tried(results, *_setting(task, options), options.tried_seeds)

@@ -53,6 +53,7 @@ def dates(rows: Iterable[Values]) -> list[str]:
 
 SECTIONS: dict[str, Section] = {
     "factorial": sections.factorial,
+    "landscape": sections.landscape,
     "tried": sections.tried,
     "score": sections.score,
     "law": sections.law,

@@ -92,9 +92,10 @@ def assert_same(one: tuple[dict[str, Tensor], dict[str, Any]], other: tuple[dict
         (MISLEADING, {"scorer": "random", "compute_limit_macs": 12_000_000}, EXPLODED, ("grown", True)),
         (DATA, {"rounds": 3, "compute_limit_macs": 9_000_000}, EXPLODED, ("grown", False)),
         (NOISE, {}, EXPLODED, ("no_reliable_gain", False)),
+        (NOISE, {"fill": True}, EXPLODED, ("filled", False)),
         (DATA, {"scorer": "random", "compute_limit_macs": 12_000_000}, 0.5, ("grown", True)),
     ],
-    ids=["splits kept", "splits rolled back", "compute for one round of three", "no reliable gain", "diverged in the round"],
+    ids=["splits kept", "splits rolled back", "compute for one round of three", "no reliable gain", "filled", "diverged in the round"],
 )
 def test_a_run_stopped_at_any_yield_goes_on_as_if_it_had_not(
     tmp_path: Path,
