@@ -16,15 +16,23 @@ EXACT: frozenset[CostName] = frozenset({"macs", "params"})  # counted, never mea
 Kind = Literal["exact", "measured", "interpolated", "calibrated_sum", "estimated:power_x_time", "estimated:power_model"]
 
 
+def estimated(kind: Kind) -> bool:
+    """Whether numbers of this kind come from a model that was named, not from the thing itself."""
+    return kind.startswith("estimated:")
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A number with its unit and kind, and the interval it lies in where one is known (95 %)."""
+    """A number with its unit and kind, the interval it lies in where one is known (95 %), and what it rests on where that was read:
+    the meter, and the scope that the meter covers (process, gpu, package ...)."""
 
     value: float
     unit: str
     kind: Kind
     low: float | None = None
     high: float | None = None
+    meter: str | None = None
+    scope: str | None = None
 
 
 class CostModel(Protocol):

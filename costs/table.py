@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from costs.model import Cost, CostName, Kind
+from costs.model import Cost, CostName, Kind, estimated
 from costs.shapes import LayerShape, Wiring
 
 # 95 % of a normal distribution lie within this many mean absolute errors: 1.96 standard deviations, each sqrt(pi / 2) of them
@@ -47,7 +47,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class CostEntry:
-    """One number with its origin: what was measured, how often, by which meter, when (ISO 8601, UTC), and its 95 % interval."""
+    """One number with its origin: what was measured, how often, by which meter, when (ISO 8601, UTC), and its 95 % interval.
+
+    ``scope`` is what the meter covers.  An energy is gross, all that the scope drew meanwhile; ``net``, known where energy was measured, is
+    without its idle power.  ``sensor_error`` is the relative error that all readings of the meter share, which no interval holds.
+    """
 
     shape: LayerShape
     setting: Setting
@@ -61,6 +65,11 @@ class CostEntry:
     repetitions: int
     rejected: int
     measured_at: str
+    scope: str = "process"
+    net: float | None = None
+    net_low: float | None = None
+    net_high: float | None = None
+    sensor_error: float | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -82,13 +91,24 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """measured = ``scale`` * layer sum.  ``error_percent`` is the mean absolute error when each anchor is left out of the fit."""
+    """measured = ``scale`` * layer sum.  ``error_percent`` is the mean absolute error when each anchor is left out of the fit.
+
+    ``meter``, ``scope`` and ``kind`` are those of the anchors.
+    """
 
     quantity: CostName
     setting: Setting
     scale: float
     error_percent: float
     anchors: tuple[Anchor, ...]
+    meter: str = "wall_clock"
+    scope: str = "process"
+    kind: Kind = "measured"
+
+    @property
+    def kind_of_sums(self) -> Kind:
+        """Of a layer sum on this scale: only anchors that were measured calibrate it, an estimate stays one."""
+        return "calibrated_sum" if self.kind == "measured" else self.kind
 
 
 _Key = tuple[LayerShape, Setting, CostName]
@@ -130,7 +150,8 @@ class CostTable:
         if found is None:
             known = "; ".join(str(s) for q, s in self._calibrations if q == quantity)
             state = f"was profiled for {known}" if known else "no whole network was measured" if self._entries else "was not profiled"
-            raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `wattle profile` with this batch size and thread count")
+            command = "wattle profile --meter METER" if quantity == "energy_mj" else "wattle profile"
+            raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `{command}` with this batch size and thread count")
         return found
 
     def _step(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
@@ -147,7 +168,8 @@ class CostTable:
         lower = (0.0, 0.0) if below is None else self._entries[below, setting, quantity].interval
         # Not simply (lower, upper): depthwise costs can fall towards the next multiple of the vector width.
         low, high = min(lower[0], upper.interval[0]), max(lower[1], upper.interval[1])
-        return replace(upper, shape=shape, kind="interpolated", low=low, high=high)
+        kind: Kind = upper.kind if estimated(upper.kind) else "interpolated"
+        return replace(upper, shape=shape, kind=kind, low=low, high=high, net=None, net_low=None, net_high=None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` gives an equal table."""
@@ -201,10 +223,9 @@ class TableCost:
         """What this layer adds to a network.  NoCost if the table does not reach it."""
         known = self._known.get(shape)
         if known is None:
-            scale = self.table.calibration(self.quantity, self.setting).scale
-            entry = self.table.entry(shape, self.setting, self.quantity)
+            scale, entry = self._calibration.scale, self.table.entry(shape, self.setting, self.quantity)
             low, high = entry.interval
-            known = self._known[shape] = Cost(scale * entry.value, self.unit, "calibrated_sum", scale * low, scale * high)
+            known = self._known[shape] = self._cost(scale * entry.value, scale * low, scale * high)
         return known
 
     def edges(self, shape: LayerShape) -> tuple[Sequence[int], Sequence[int]]:
@@ -215,11 +236,11 @@ class TableCost:
         """The sum over the layers.  NoCost if the table does not reach one of them."""
         layers = [self.layer(shape) for shape in shapes]
         value = sum(layer.value for layer in layers)
-        calibration_half = _HALF_WIDTH_PER_MEAN_ERROR * self.table.calibration(self.quantity, self.setting).error_percent / 100 * value
+        calibration_half = _HALF_WIDTH_PER_MEAN_ERROR * self._calibration.error_percent / 100 * value
         below = sum(layer.value - layer.low for layer in layers if layer.low is not None)
         above = sum(layer.high - layer.value for layer in layers if layer.high is not None)
         low, high = value - (below**2 + calibration_half**2) ** 0.5, value + (above**2 + calibration_half**2) ** 0.5
-        return Cost(value, self.unit, "calibrated_sum", max(0.0, low), high)
+        return self._cost(value, max(0.0, low), high)
 
     def calibrated_on(self, wiring: Wiring) -> bool:
         """Whether the scale was fitted to networks of this wiring.  A device has one scale per setting, that of its last profile.
@@ -227,7 +248,15 @@ class TableCost:
         It was, if pricing the anchors' widths in this wiring gives their layer sums again (nearly: another number of classes is no other
         network).
         """
-        return all(self._layer_sum_is_known(anchor, wiring) for anchor in self.table.calibration(self.quantity, self.setting).anchors)
+        return all(self._layer_sum_is_known(anchor, wiring) for anchor in self._calibration.anchors)
+
+    @property
+    def _calibration(self) -> Calibration:
+        return self.table.calibration(self.quantity, self.setting)
+
+    def _cost(self, value: float, low: float, high: float) -> Cost:
+        found = self._calibration
+        return Cost(value, self.unit, found.kind_of_sums, low, high, found.meter, found.scope)
 
     def _layer_sum_is_known(self, anchor: Anchor, wiring: Wiring) -> bool:
         if len(anchor.widths) != len(wiring.widths):

@@ -15,8 +15,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from costs.families import Family, Network, default_widths
-from costs.table import NoCost, Setting, TableCost
+from costs.table import Calibration, NoCost, Setting, TableCost
 from profiler.device import fingerprint_id
+from profiler.energy_request import EnergyRequest
+from profiler.meters import SOURCES, MeterError
+from profiler.plan import WINDOW_SECONDS, Plan
 from profiler.profile import Profile, profile_device
 from profiler.timing import NoResult
 
@@ -29,10 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
         network = _network(options)
         setting = Setting(options.batch_size, options.threads)
         profile = _with_progress_bar(console, network, setting, options)
-    except (ValueError, NoCost, NoResult) as error:
+    except (ValueError, NoCost, NoResult, MeterError) as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         return 1
-    _show(console, profile, network, setting)
+    for calibration in profile.table.calibrations:
+        _show(console, profile, network, calibration)
+    for warning in profile.warnings:
+        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
     report = _report(profile, network, setting)
     if options.output:
         options.output.write_text(json.dumps(report, indent=1))
@@ -56,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-growth", type=float, default=4.0, help="measure widths up to this multiple of the network's own")
     add("--batch-size", type=int, default=1, help="images per inference")
     add("--threads", type=int, default=1, help="CPU threads")
-    add("--seconds", type=float, default=60.0, help="time budget")
+    add("--seconds", type=float, default=60.0, help="time budget for latency")
+    add("--meter", choices=tuple(SOURCES), help="also measure energy, with this meter; `wattle doctor` says which work here")
+    add("--energy-seconds", type=float, default=900.0, help="time budget for energy")
     add("--device", default="this-host", help="name of this machine in the table")
     add("--output", type=Path, help="file for the table as JSON")
     add("--json", action="store_true", help="write the JSON to standard output, everything else to standard error")
@@ -71,6 +79,8 @@ def _network(options: argparse.Namespace) -> Network:
 
 
 def _with_progress_bar(console: Console, network: Network, setting: Setting, options: argparse.Namespace) -> Profile:
+    plan = Plan.of(WINDOW_SECONDS, options.energy_seconds)
+    energy = EnergyRequest(SOURCES[options.meter](), plan) if options.meter else None
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     # Redrawn by the callback alone: a thread that redraws on its own would take the core from what is being measured.
     with Progress(*columns, console=console, auto_refresh=False) as bar:
@@ -79,14 +89,15 @@ def _with_progress_bar(console: Console, network: Network, setting: Setting, opt
         def progress(done: int, total: int, message: str) -> None:
             bar.update(task, completed=done, total=total, description=message, refresh=True)
 
-        return profile_device(network, options.device, setting, options.max_growth, options.seconds, progress)
+        return profile_device(network, options.device, setting, options.max_growth, options.seconds, progress, energy=energy)
 
 
-def _show(console: Console, profile: Profile, network: Network, setting: Setting) -> None:
-    """The units of the network as given, its total, and how far to trust it."""
-    quantity = profile.table.calibrations[0].quantity
-    cost, calibration = TableCost(profile.table, quantity, setting), profile.table.calibration(quantity, setting)
-    table = Table(title=f"{network.family} {network.image_size} px, {setting}, on {profile.table.device}", box=SIMPLE)
+def _show(console: Console, profile: Profile, network: Network, calibration: Calibration) -> None:
+    """One quantity: the units of the network as given, its total, and how far to trust it."""
+    quantity, setting = calibration.quantity, calibration.setting
+    cost = TableCost(profile.table, quantity, setting)
+    source = f"{quantity} by {calibration.meter} ({calibration.scope})"
+    table = Table(title=f"{network.family} {network.image_size} px, {setting}, on {profile.table.device}, {source}", box=SIMPLE)
     for heading in ("unit", cost.unit, "95 % interval", "kind", "readings"):
         table.add_column(heading, justify="left" if heading in ("unit", "kind") else "right")
     for unit in network.wiring().units:
@@ -96,15 +107,14 @@ def _show(console: Console, profile: Profile, network: Network, setting: Setting
     whole = cost.network(network.wiring().shapes())
     _add_row(table, "whole network", whole.value, (whole.low or 0.0, whole.high or 0.0), whole.kind)
     for anchor in calibration.anchors:
-        _add_row(table, f"anchor: {anchor.name}", anchor.measured, (anchor.low, anchor.high), "measured")
+        _add_row(table, f"anchor: {anchor.name}", anchor.measured, (anchor.low, anchor.high), calibration.kind)
     console.print(table)
+    entries = sum(entry.quantity == quantity for entry in profile.table)
     console.print(
-        f"{len(profile.table)} entries in {profile.rounds} rounds; whole network = {calibration.scale:.3f} x layer sum, "
+        f"{entries} entries; whole network = {calibration.scale:.3f} x layer sum, "
         f"{calibration.error_percent:.1f} % mean error leave-one-out over {len(calibration.anchors)} networks",
         highlight=False,
     )
-    for warning in profile.warnings:
-        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
 
 
 def _add_row(table: Table, name: str, value: float, interval: tuple[float, float], kind: str, readings: str = "") -> None:

@@ -20,9 +20,11 @@ from costs.model import CostName
 from costs.shapes import Wiring
 from costs.table import Anchor, Calibration, CostTable, Setting
 from profiler.device import MEMORY_FORMATS, ready_to_measure
+from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS
 from profiler.sweep import grid, sentinel
 from profiler.timing import Measurement, NoResult, Progress, Session, Work, interleave, never, silent
+from profiler.windows import Energies
 
 MIN_ANCHORS = 3  # leaving one out must leave something to take a median of
 UNIFORM_SHARES = (1 / 3, 2 / 3)  # of the way from the seed to the largest widths, on a logarithmic scale
@@ -61,7 +63,6 @@ def measure_networks(
     seconds: float,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
-    meter: str = "wall_clock",
 ) -> Session[str]:
     """Measure whole networks against each other, interleaved in one run.  One that can't be measured is missing, with the reason.
 
@@ -69,7 +70,20 @@ def measure_networks(
     """
     with ready_to_measure(setting), _eval_mode(modules.values()):
         work = network_work(modules, example, setting)
-        return interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+        return interleave(work, METERS["wall_clock"](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+
+
+def measure_network_energies(
+    modules: Mapping[str, nn.Module],
+    example: Tensor,
+    setting: Setting,
+    request: EnergyRequest,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = never,
+) -> Energies[str]:
+    """Energy of whole networks, in one session.  MeterError, and no numbers, when the device is lost."""
+    with ready_to_measure(setting), _eval_mode(modules.values()):
+        return request.measure(network_work(modules, example, setting), progress, should_stop)
 
 
 def calibrate(
@@ -88,7 +102,9 @@ def calibrate(
         raise NoResult(f"{len(anchors)} whole networks measured, {MIN_ANCHORS} needed to calibrate; give more time, or a quieter machine")
     ratios = [anchor.measured / anchor.layer_sum for anchor in anchors]
     errors = leave_one_out([anchor.layer_sum for anchor in anchors], [anchor.measured for anchor in anchors])
-    return Calibration(quantity, setting, fit_scale(ratios), 100 * fmean(abs(error) for error in errors), tuple(anchors))
+    error_percent = 100 * fmean(abs(error) for error in errors)
+    origin = next(whole.origin for _, whole in measured.values())
+    return Calibration(quantity, setting, fit_scale(ratios), error_percent, tuple(anchors), origin.meter, origin.scope, origin.kind)
 
 
 def fit_scale(ratios: Sequence[float]) -> float:

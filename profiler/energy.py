@@ -11,11 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from operator import or_
 from statistics import fmean, median, stdev
 
 from profiler.meters import DeviceState, Origin
 from profiler.meters.source import POWER_CAP
+from profiler.timing import Measurement, Net
 
 RATIO_WARN, RATIO_TRUST = 0.1, 0.25  # how far counter and integrated power may differ, relative
 
@@ -57,6 +59,18 @@ class Energy:
     throttle: int | None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def watts(self) -> Joules:
+        """Gross power while the work ran, in watts."""
+        return Joules(*(joules / self.seconds for joules in (self.gross.value, self.gross.low, self.gross.high)))
+
+    def measurement(self) -> Measurement:
+        """In millijoules, beside those of other quantities."""
+        (gross, low, high), (net, net_low, net_high) = (
+            (1e3 * joules.value, 1e3 * joules.low, 1e3 * joules.high) for joules in (self.gross, self.net)
+        )
+        return Measurement(gross, low, high, self.windows, sum(self.rejected.values()), self.origin, Net(net, net_low, net_high))
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -92,13 +106,14 @@ class Doubtful(Exception):  # noqa: N818 - an answer about a session
         self.remedy = remedy
 
 
-def net_and_gross(windows: Sequence[Window], before: Idle, after: Idle, first_stage: int) -> tuple[Joules, Joules]:
-    """Net and gross joules per call.  The net interval also holds half of what the idle power moved."""
+def net_and_gross(windows: Sequence[Window], idles: Sequence[Idle], first_stage: int) -> tuple[Joules, Joules]:
+    """Net and gross joules per call.  The net interval also holds half of what the idle power moved between two baselines."""
     scatter = student(first_stage) * stdev(window.joules for window in windows[:first_stage]) / math.sqrt(len(windows))
     grain = max(window.resolution * window.joules for window in windows)
     gross = fmean(window.joules for window in windows)
-    net = fmean((window.watts - _idle_watts(window.middle, before, after)) * window.seconds_per_call for window in windows)
-    drift = abs(after.watts - before.watts) / 2 * fmean(window.seconds_per_call for window in windows)
+    net = fmean((window.watts - _idle_watts(window.middle, idles)) * window.seconds_per_call for window in windows)
+    moved = max(abs(after.watts - before.watts) for before, after in pairwise(idles))
+    drift = moved / 2 * fmean(window.seconds_per_call for window in windows)
     return _around(net, scatter + grain + drift), _around(gross, scatter + grain)
 
 
@@ -164,8 +179,9 @@ def student(n: int, confidence: float = 0.95) -> float:
     return float(stdtrit(n - 1, (1 + confidence) / 2))
 
 
-def _idle_watts(moment: float, before: Idle, after: Idle) -> float:
-    """On the line between the two baselines."""
+def _idle_watts(moment: float, idles: Sequence[Idle]) -> float:
+    """On the line between the baselines before and after that moment."""
+    before, after = next(pair for pair in pairwise(idles) if moment <= pair[1].middle)
     share = (moment - before.middle) / (after.middle - before.middle)
     return before.watts + share * (after.watts - before.watts)
 

@@ -1,18 +1,23 @@
-"""The cost table of a device for everything a network can grow into: one session that measures layers and anchors together."""
+"""The cost table of a device for everything a network can grow into: layers and whole networks, measured together.
+
+Latencies first, of every layer, in one session; then, with a meter, energies in another: measured for some, estimated for the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from costs.families import Network, largest_widths
 from costs.shapes import LayerShape
-from costs.table import CostTable, Setting
+from costs.table import Calibration, CostTable, Setting
 from growth.networks import build
 from profiler.anchors import anchor_widths, calibrate, network_work
 from profiler.device import Fingerprint, fingerprint, ready_to_measure
+from profiler.energy_costs import measure_energy_costs
+from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS
 from profiler.sweep import as_entries, plan, sentinel
 from profiler.timing import Progress, Work, interleave, never, silent
@@ -22,36 +27,49 @@ ONE_IMAGE = Setting()
 ANCHORS = 8
 ANCHOR_SEED = 0
 WARN_DRIFT_PERCENT, WARN_ERROR_PERCENT = 3.0, 15.0
+WARN_TWIN_PERCENT = 5.0  # two intervals of 3 % leave a difference of 4.2 % to chance
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A cost table and how it came about.
 
-    ``missing`` gives the reason for each layer shape or anchor without a result, ``drift`` the relative change of a fixed piece of
-    work from the first half of the session to the second.
+    ``missing`` gives the reason for each layer shape or anchor without a result.  By quantity, ``drifts`` holds the relative change of a
+    fixed piece of work from the first half of the session to the second, ``twins`` the difference between two measurements of it.
     """
 
     table: CostTable
     fingerprint: Fingerprint
     missing: dict[str, str]
     rounds: int
-    drift: float | None
+    drifts: dict[str, float]
+    twins: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def drift(self) -> float | None:
+        """Of the latencies."""
+        return self.drifts.get("latency_ms")
 
     @property
     def error_percent(self) -> float:
-        """Mean leave-one-out error with which layer sums predict the anchors."""
-        (calibration,) = self.table.calibrations
-        return calibration.error_percent
+        """Mean leave-one-out error with which layer sums predict the anchors, of the quantity that is predicted worst."""
+        return max(calibration.error_percent for calibration in self.table.calibrations)
 
     @property
     def warnings(self) -> list[str]:
         """What speaks against relying on this table, as sentences."""
         found = [f"no result for {name}: {reason}" for name, reason in self.missing.items()]
-        if self.error_percent > WARN_ERROR_PERCENT:
-            found.append(f"layer sums predict whole networks with {self.error_percent:.0f} % error; measure again when it is quieter")
-        if self.drift is not None and 100 * abs(self.drift) > WARN_DRIFT_PERCENT:
-            found.append(f"the machine's speed changed by {100 * self.drift:+.1f} % during the session; measure again when it is quieter")
+        found += [_error_words(calibration) for calibration in self.table.calibrations if calibration.error_percent > WARN_ERROR_PERCENT]
+        for quantity, drift in self.drifts.items():
+            if 100 * abs(drift) > WARN_DRIFT_PERCENT:
+                found.append(
+                    f"{quantity} of a fixed piece of work changed by {100 * drift:+.1f} % meanwhile; measure again when it is quieter"
+                )
+        for quantity, apart in self.twins.items():
+            if 100 * abs(apart) > WARN_TWIN_PERCENT:
+                found.append(
+                    f"{quantity} of one piece of work, measured twice, differs by {100 * abs(apart):.1f} %; so may any two numbers"
+                )
         return found
 
 
@@ -64,26 +82,50 @@ def profile_device(
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
     anchors: int = ANCHORS,
-    meter: str = "wall_clock",
+    energy: EnergyRequest | None = None,
 ) -> Profile:
     """Measure every layer shape that ``network`` can meet while it grows, and ``anchors`` whole networks, for about ``seconds``.
 
     The plan is the same for the same arguments; only the readings differ.  Layers and anchors share every round, so the machine's
-    slow minutes fall on both.  ValueError for a network or setting out of range; NoResult if the machine was too busy to calibrate.
+    slow minutes fall on both.  ``energy`` adds energies, in a session of their own with its own time budget.  ValueError for a network or
+    setting out of range; NoResult if the machine was too busy to calibrate; MeterError if the meter's device was lost.
     """
     wiring = network.wiring()
     largest = largest_widths(wiring.widths, max_growth)
     widths = anchor_widths(wiring, largest, anchors, ANCHOR_SEED)
     with ready_to_measure(setting):
-        work: dict[LayerShape | str, Work] = dict(_anchor_work(network, widths, setting).items())
+        wholes = _anchor_work(network, widths, setting)
+        work: dict[LayerShape | str, Work] = dict(wholes.items())
         work.update(unit_work(plan(wiring, largest), setting).items())
-        session = interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
-    units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
-    wholes = {key: (widths[key], measured) for key, measured in session.results.items() if isinstance(key, str)}
-    entries = as_entries(units, setting, meter)
-    calibration = calibrate(CostTable(device, entries), wiring, wholes, setting, METERS[meter]().quantity)
-    missing = {str(key): str(reason) for key, reason in session.missing.items()}
-    return Profile(CostTable(device, entries, [calibration]), fingerprint(setting.threads), missing, session.rounds, session.drift)
+        session = interleave(work, METERS["wall_clock"](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+        units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
+        measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
+        missing = {str(key): str(reason) for key, reason in session.missing.items()}
+        entries = as_entries(units, setting)
+        table = CostTable(device, entries, [calibrate(CostTable(device, entries), wiring, measured, setting)])
+        profile = Profile(table, fingerprint(setting.threads), missing, session.rounds, _known(latency_ms=session.drift))
+        if energy is None:
+            return profile
+        nets = {name: (widths[name], inference) for name, inference in wholes.items()}
+        found = measure_energy_costs(table, wiring, nets, setting, energy, progress, should_stop)
+    return replace(
+        profile,
+        table=CostTable(device, [*table, *found.entries], [*table.calibrations, found.calibration]),
+        missing={**missing, **{f"energy of {name}": reason for name, reason in found.missing.items()}},
+        drifts={**profile.drifts, **_known(energy_mj=found.drift)},
+        twins=_known(energy_mj=found.twin),
+    )
+
+
+def _known(**numbers: float | None) -> dict[str, float]:
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _error_words(calibration: Calibration) -> str:
+    return (
+        f"layer sums predict the {calibration.quantity} of whole networks with {calibration.error_percent:.0f} % error; "
+        "measure again when it is quieter"
+    )
 
 
 def _anchor_work(network: Network, widths: Mapping[str, Sequence[int]], setting: Setting) -> dict[str, Work]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 
+from costs.model import CostName
 from costs.shapes import LayerShape, Unit, Wiring
 from costs.table import UNITS, CostEntry, Setting
 from profiler.device import ready_to_measure
@@ -55,23 +56,27 @@ def measure(
     seconds: float,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
-    meter: str = "wall_clock",
 ) -> Sweep:
     """Measure the shapes in one interleaved session of about ``seconds``.  ValueError for a setting that can't be measured here."""
     with ready_to_measure(setting):
         work = unit_work(shapes, setting)
-        session = interleave(work, METERS[meter](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
-    return Sweep(as_entries(session.results, setting, meter), session.missing)
+        session = interleave(work, METERS["wall_clock"](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+    return Sweep(as_entries(session.results, setting), session.missing)
 
 
-def as_entries(measured: Mapping[LayerShape, Measurement], setting: Setting, meter: str) -> list[CostEntry]:
+def as_entries(measured: Mapping[LayerShape, Measurement], setting: Setting, quantity: CostName = "latency_ms") -> list[CostEntry]:
     """Measurements of units as cost entries, dated now.  Their kind is the meter's: an estimate stays one."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    quantity = METERS[meter]().quantity
-    return [
-        CostEntry(shape, setting, quantity, m.median, UNITS[quantity], m.kind, m.low, m.high, meter, m.repetitions, m.rejected, now)
-        for shape, m in measured.items()
-    ]
+    return [_as_entry(shape, setting, quantity, found, now) for shape, found in measured.items()]
+
+
+def _as_entry(shape: LayerShape, setting: Setting, quantity: CostName, found: Measurement, now: str) -> CostEntry:
+    origin, net = found.origin, found.net
+    return CostEntry(
+        shape, setting, quantity, found.median, UNITS[quantity], origin.kind, found.low, found.high,
+        origin.meter, found.repetitions, found.rejected, now, origin.scope,
+        net.value if net else None, net.low if net else None, net.high if net else None, origin.sensor_error,
+    )  # fmt: skip
 
 
 def sentinel() -> Work:

@@ -18,8 +18,8 @@ from functools import cache
 from statistics import median
 from typing import Generic, TypeVar
 
-from costs.model import Kind
-from profiler.meters import Meter
+from profiler.meters import Meter, Origin
+from profiler.meters.base import THIS_PROCESS
 
 Key = TypeVar("Key", bound=Hashable)
 Work = Callable[[], object]
@@ -35,15 +35,25 @@ OVERTIME = 2.0  # subjects that still lack readings when the budget is spent are
 
 
 @dataclass(frozen=True, slots=True)
+class Net:
+    """An energy per call without the idle power, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
-    """Median of the valid readings per call, in the unit of the meter's quantity, with its 95 % interval."""
+    """Median of the valid readings per call, in the unit of the meter's quantity, with its 95 % interval; of energy windows their mean."""
 
     median: float
     low: float
     high: float
     repetitions: int
     rejected: int
-    kind: Kind = "measured"
+    origin: Origin = THIS_PROCESS
+    net: Net | None = None
 
     @property
     def half_width(self) -> float:
@@ -76,7 +86,7 @@ class _Subject:
     work: Work
     calls: int = 1
     readings: list[float] = field(default_factory=list)
-    kind: Kind = "measured"
+    origin: Origin = THIS_PROCESS
     disturbances: Counter[str] = field(default_factory=Counter)
 
     def visit(self, meter: Meter) -> bool:
@@ -88,7 +98,7 @@ class _Subject:
         reading = meter.stop()
         if reading.disturbed is None:
             self.readings.append(reading.value / self.calls)
-            self.kind = reading.origin.kind
+            self.origin = reading.origin
             return True
         self.disturbances[reading.disturbed] += 1
         return False
@@ -98,7 +108,7 @@ class _Subject:
         if len(self.readings) < MIN_READINGS:
             return None
         low, high = median_interval(self.readings)
-        return Measurement(median(self.readings), low, high, len(self.readings), self.disturbances.total(), self.kind)
+        return Measurement(median(self.readings), low, high, len(self.readings), self.disturbances.total(), self.origin)
 
     def converged(self) -> bool:
         measured = self.measurement()
@@ -164,7 +174,7 @@ def interleave(
     results = {key: measured for key, subject in subjects.items() if (measured := subject.measurement())}
     missing = {key: _no_result(subject, seconds) for key, subject in subjects.items() if key not in results}
     progress(int(seconds), int(seconds), f"{len(results)} of {len(subjects)} measured in {rounds} rounds")
-    return Session(results, missing, rounds, _drift(watch.readings) if watch else None)
+    return Session(results, missing, rounds, drift(watch.readings) if watch else None)
 
 
 def warm_up(work: Work, clock: Callable[[], float]) -> float:
@@ -204,7 +214,8 @@ def _rank(n: int, confidence: float) -> int:
     return rank
 
 
-def _drift(readings: Sequence[float]) -> float | None:
+def drift(readings: Sequence[float]) -> float | None:
+    """The relative change of the median from the first half to the second; None with too few readings."""
     half = len(readings) // 2
     return median(readings[half:]) / median(readings[:half]) - 1 if half >= MIN_READINGS else None
 

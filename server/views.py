@@ -81,13 +81,15 @@ class JobPage(_View):
 
 
 class CostView(_View):
-    """A cost with its unit, kind and 95 % interval."""
+    """A cost with its unit, kind, 95 % interval, and the meter it rests on."""
 
     value: float
     unit: str
     kind: Kind
     low: float | None
     high: float | None
+    meter: str | None = Field(description="null for an exact count, like scope")
+    scope: str | None = Field(description="what the meter covers: process, gpu, package ...; declared where watts were declared")
 
     @classmethod
     def of(cls, cost: Cost) -> Self:
@@ -194,12 +196,16 @@ class CalibrationView(_View):
     scale: float
     error_percent: float
     anchors: int
+    meter: str
+    scope: str
+    kind: Kind = Field(description="of the anchors; an estimate stays one in every sum")
 
     @classmethod
     def of(cls, calibration: Calibration) -> Self:
         return cls(
             quantity=calibration.quantity, setting=SettingView.of(calibration.setting), scale=calibration.scale,
-            error_percent=calibration.error_percent, anchors=len(calibration.anchors),
+            error_percent=calibration.error_percent, anchors=len(calibration.anchors), meter=calibration.meter,
+            scope=calibration.scope, kind=calibration.kind,
         )  # fmt: skip
 
 
@@ -286,6 +292,11 @@ class CostEntryView(_View):
     repetitions: int | None
     rejected: int | None
     measured_at: str | None
+    scope: str | None = Field(description="what the meter covers: process, gpu, package ...")
+    net: float | None = Field(description="a measured energy without the idle power of the scope; value is gross")
+    net_low: float | None
+    net_high: float | None
+    sensor_error: float | None = Field(description="relative error that all readings of the meter share; no interval holds it")
 
     @classmethod
     def of(cls, device: str, entry: CostEntry) -> Self:
@@ -298,6 +309,7 @@ class CostEntryView(_View):
         return cls(
             device=device, shape=ShapeView(**asdict(shape)), setting=SettingView.of(setting), quantity=model.name, value=found.value,
             unit=found.unit, kind=found.kind, low=None, high=None, meter=None, repetitions=None, rejected=None, measured_at=None,
+            scope=None, net=None, net_low=None, net_high=None, sensor_error=None,
         )  # fmt: skip
 
 

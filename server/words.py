@@ -16,7 +16,7 @@ ABSENT = "–"
 MINUS = "−"
 
 _PHASES = {
-    "loading": "loading data", "scoring": "scoring channels", "profiling": "measuring layers", "measuring": "measuring latency",
+    "loading": "loading data", "scoring": "scoring channels", "profiling": "measuring layers", "measuring": "measuring networks",
     "report": "writing the report",
 }  # fmt: skip
 _QUANTITIES = {"latency_ms": "latency", "energy_mj": "energy", "macs": "MACs", "params": "parameters"}

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from costs.families import MAX_WIDTH, Network, default_widths, largest_widths
 from costs.model import EXACT, Budget, Cost, CostModel, CostName, Macs, Parameters
+from costs.power import at_declared_power
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostTable, NoCost, Setting, TableCost
 from store import devices, images
@@ -78,7 +79,8 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
         for one, each, cost in zip(spec.budgets, budgets, known, strict=True)
         for warning in (
             *_device_warnings(one, db),
-            *calibration_warnings(one.device, wiring, each.cost_model, profile_command(one, network, most)),
+            *calibration_warnings(one.device, wiring, each.cost_model, profile_command(one, network, most, _meter(each.cost_model))),
+            *_power_warnings(one, each.cost_model),
             *_interval_warnings(cost, one.limit),
         )
     ]
@@ -163,11 +165,20 @@ def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTa
         problems.append(_unknown_device(f"{field}.device", budget.device, db))
         return None
     if budget.cost == "energy_mj" and not any(entry.quantity == "energy_mj" for entry in table):
-        remedy = "limit latency_ms, macs or params instead"
-        message = f"{budget.device} has no energy entries: no meter has measured its energy; {remedy}"
-        problems.append(Problem(f"{field}.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message))
-        return None
+        if budget.declared_watts is None:
+            problems.append(_no_energy(field, budget))
+            return None
+        table = at_declared_power(table, budget.declared_watts)
     return cost_model(budget.cost, table, _setting(budget))
+
+
+def _no_energy(field: str, budget: BudgetSpec) -> Problem:
+    remedy = (
+        "measure it with a meter that works there (`wattle doctor` lists them): wattle profile --meter METER; without one allow an "
+        f"estimate (power_model): set {field}.declared_watts to what the device draws under load; or limit latency_ms, macs or params"
+    )
+    message = f"{budget.device} has no energy entries: no meter has measured its energy; {remedy}"
+    return Problem(f"{field}.cost", budget.cost, ["latency_ms", "macs", "params"], remedy, message)
 
 
 def _priced_seed(
@@ -177,7 +188,7 @@ def _priced_seed(
     try:
         seed = model.network(_shapes(network, network.widths))
     except NoCost as error:
-        remedy, reason = profile_command(budget, network, max_growth), str(error).partition("; run `")[0]
+        remedy, reason = profile_command(budget, network, max_growth, _meter(model)), str(error).partition("; run `")[0]
         message = f"the seed can't be priced: {reason}; run: {remedy}"
         problems.append(Problem(f"{field}.device", budget.device, None, remedy, message))
         return None
@@ -197,13 +208,21 @@ def _unknown_device(field: str, name: str, db: Database) -> Problem:
     return Problem(field, name, known, remedy, message)
 
 
-def profile_command(budget: BudgetSpec, network: Network, max_growth: float) -> str:
-    """The command that measures what this job needs."""
+def _meter(model: CostModel) -> str | None:
+    """The meter of the energies that the model has, where they are measured."""
+    if model.name != "energy_mj" or not isinstance(model, TableCost):
+        return None
+    return next((entry.meter for entry in model.table if entry.quantity == "energy_mj" and entry.meter != "power_model"), None)
+
+
+def profile_command(budget: BudgetSpec, network: Network, max_growth: float, meter: str | None = None) -> str:
+    """The command that measures what this job needs; with a meter, energy too."""
     widths, norm = ",".join(map(str, network.widths)), "" if network.norm else "--no-norm "
+    energy = f"--meter {meter} " if meter else ""
     return (
         f"wattle profile --device {budget.device} --family {network.family} --widths {widths} --activation {network.activation} {norm}"
         f"--image-size {network.image_size} --in-channels {network.in_channels} --classes {network.classes} "
-        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads} --wait"
+        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads} {energy}--wait"
     )
 
 
@@ -228,6 +247,18 @@ def calibration_warnings(device: str, wiring: Wiring, model: CostModel, command:
     return (
         f"the last profile of {device} with this setting measured other networks (family, activation or image size), and its "
         f"scale is applied here: prices may be off by more than their interval says; run: {command}",
+    )
+
+
+def _power_warnings(budget: BudgetSpec, model: CostModel) -> tuple[str, ...]:
+    """Are the declared watts used, and what does that mean?"""
+    if budget.declared_watts is None:
+        return ()
+    if meter := _meter(model):
+        return (f"{meter} has measured the energy of {budget.device}: budget.declared_watts is not used",)
+    return (
+        f"no meter has measured the energy of {budget.device}: it is estimated as {budget.declared_watts:g} W times measured time, which "
+        "can't tell a layer that is slow from one that is hungry",
     )
 
 

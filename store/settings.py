@@ -33,6 +33,12 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address the server listens on; loopback only")
     port: int = Field(default=8765, ge=0, le=65535, description="port the server listens on; 0: any free port")
     device: DeviceName = Field(default="this-host", description="device whose profile jobs this worker takes")
+    energy_window_seconds: float = Field(
+        default=5,
+        ge=0.1,
+        le=60,
+        description="shortest window of energy; 5 suits counters that step every 100 ms, shorter ones only a faster counter",
+    )
     lease_seconds: float = Field(default=30, gt=0, le=3600, description="seconds after its last heartbeat that a worker loses a job")
     heartbeat_seconds: float = Field(default=5, gt=0, description="seconds between heartbeats; at most a third of the lease")
     max_attempts: int = Field(default=5, ge=1, le=100, description="attempts of a job before it fails as lost_worker")

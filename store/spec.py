@@ -20,6 +20,7 @@ SCORERS = ("splitting", "rayleigh", "exact", "random")
 OPERATORS = ("split", "signed", "twins", "zero_output", "firefly", "gradmax")
 NO_GAIN_CLAIMED = ("twins", "zero_output")
 ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone", "slimming"]
+MeterName = Literal["nvml_total_energy", "nvml_power", "rapl_package", "rapl_dram", "ina3221"]
 FinalName = Literal["inherit", "retrain", "both"]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -171,6 +172,18 @@ class BudgetSpec(_Spec):
     device: Name = Field(default="this-host", description="device whose cost table prices latency and energy")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference for which latency or energy is limited")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of the inference")
+    declared_watts: float | None = Field(
+        default=None,
+        gt=0,
+        description="allows an estimate of energy_mj where the device has no measured energy: these watts, drawn under load, times "
+        "measured time (power_model)",
+    )
+
+    @model_validator(mode="after")
+    def _watts_are_for_energy(self) -> BudgetSpec:
+        if self.declared_watts is not None and self.cost != "energy_mj":
+            raise ValueError(f"declared_watts estimates energy, and the budget is in {self.cost}; limit energy_mj, or leave it out")
+        return self
 
 
 _EXACT_SETTING = {"device": "this-host", "batch_size": 1, "threads": 1}  # counts are the same in every setting
@@ -268,4 +281,8 @@ class ProfileSpec(_Spec):
     max_growth: float = Field(default=4.0, gt=1, le=64, description="measure widths up to this multiple of the seed's")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
-    seconds: float = Field(default=60, gt=0, le=86_400, description="time budget for measuring")
+    seconds: float = Field(default=60, gt=0, le=86_400, description="time budget for measuring latency")
+    meter: MeterName | None = Field(
+        default=None, description="also measure energy, with this meter of the device; `wattle doctor` says which work there"
+    )
+    energy_seconds: float = Field(default=900, gt=0, le=86_400, description="time budget for measuring energy, beside that for latency")

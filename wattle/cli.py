@@ -205,7 +205,9 @@ def profile(
     max_growth: Annotated[float | None, typer.Option(help="Measure widths up to this multiple of the seed's. (default: 4)")] = None,
     batch_size: BatchSize = None,
     threads: Threads = None,
-    seconds: Annotated[float, typer.Option(help="Time budget for measuring, in seconds.")] = 60,
+    seconds: Annotated[float, typer.Option(help="Time budget for measuring latency, in seconds.")] = 60,
+    meter: Annotated[str | None, typer.Option(help="Also measure energy with this meter; wattle doctor says which work.")] = None,
+    energy_seconds: Annotated[float | None, typer.Option(help="Time budget for measuring energy, in seconds. (default: 900)")] = None,
     wait: Wait = False,
 ) -> Answer:
     """Measure a device for every layer shape that growing a network can meet."""
@@ -219,7 +221,10 @@ def profile(
             "network": network, "image_size": _needed("--image-size", image_size),
             "in_channels": _needed("--in-channels", in_channels), "classes": _needed("--classes", classes),
         }  # fmt: skip
-    given = {"device": device, "max_growth": max_growth, "batch_size": batch_size, "threads": threads, "seconds": seconds}
+    given = {
+        "device": device, "max_growth": max_growth, "batch_size": batch_size, "threads": threads, "seconds": seconds, "meter": meter,
+        "energy_seconds": energy_seconds,
+    }  # fmt: skip
     document |= {name: value for name, value in given.items() if value is not None}
     with connect() as client:
         job = client.profile(document)
@@ -322,7 +327,8 @@ def _followed(client: Client, job: Document) -> Answer:
 def _calibration_words(calibration: Document) -> str:
     from wattle.report import setting_words
 
-    return f"{setting_words(calibration['setting'])}: {calibration['error_percent']:.1f} %"
+    energy = f"energy ({calibration['meter']}), " if calibration["quantity"] == "energy_mj" else ""
+    return f"{energy}{setting_words(calibration['setting'])}: {calibration['error_percent']:.1f} %"
 
 
 def _needed(option: str, value: Any) -> Any:
@@ -352,10 +358,12 @@ def _cost_text(entry: Document) -> Text:
     from wattle.report import cost_words, setting_words
 
     shape, setting = LayerShape(**entry["shape"]), entry["setting"]
-    measured = f", {entry['meter']}, {entry['repetitions']} repetitions, {entry['measured_at']}" if entry["meter"] else ""
+    meter = f"{entry['meter']} ({entry['scope']})"
+    measured = f", {meter}, {entry['repetitions']} repetitions, {entry['measured_at']}" if entry["meter"] else ""
+    net = f", net {entry['net']:.4g} [{entry['net_low']:.4g}, {entry['net_high']:.4g}]" if entry["net"] is not None else ""
     origin = f"{entry['kind']}{measured}"
     what = f"{shape} ({setting_words(setting)}) on {entry['device']}"
-    return Text(f"{what}: {entry['quantity']} {cost_words(entry)}  ({origin})")
+    return Text(f"{what}: {entry['quantity']} {cost_words(entry)}{net}  ({origin})")
 
 
 def _network_cost_table(document: Document) -> Table:

@@ -16,6 +16,7 @@ from wattle.client import Document
 from wattle.watch import quantity
 
 ABSENT = "–"
+MEASURED = ("measured_latency", "measured_energy")  # the second where energy is limited
 
 
 def render(report: Document, where: str | None = None) -> RenderableType:
@@ -25,6 +26,7 @@ def render(report: Document, where: str | None = None) -> RenderableType:
         widths_table(report),
         cost_table(report),
         agreement(report),
+        energy_words(report),
         results_table(report),
         *([paired_table(report)] if seeds(report) > 1 else []),
         rounds_table(report["rounds"]),
@@ -61,14 +63,34 @@ def widths_table(report: Document) -> Table:
 
 
 def cost_table(report: Document) -> Table:
-    """The cost of whole networks: predicted by the cost model with its kind, and the latency measured on the device."""
-    title = f"Cost of the whole network (latency: {setting_words(report['budget'])})"
-    table = _table(title, "network", _right("predicted"), "kind", _right("measured latency"))
+    """The cost of whole networks: predicted by the cost model with its kind, and what was measured on the device."""
+    title = f"Cost of the whole network (latency and energy: {setting_words(report['budget'])})"
+    measured = [key for key in MEASURED if key in report["grown"]]
+    table = _table(title, "network", _right("predicted"), "kind", *(_right(key.replace("_", " ")) for key in measured))
     for name, result in results(report):
-        predicted = [result["predicted_cost"], *result.get("further_costs", [])]
+        predicted = _predicted(result)
         words, kinds = ("\n".join(each) for each in ([cost_words(cost) for cost in predicted], [cost["kind"] for cost in predicted]))
-        table.add_row(name, words, kinds, cost_words(result["measured_latency"]), style=_style(name))
+        table.add_row(name, words, kinds, *(cost_words(result[key]) for key in measured), style=_style(name))
     return table
+
+
+def _predicted(result: Document) -> list[Document]:
+    """In all budgets' quantities, the first budget's first."""
+    return [result["predicted_cost"], *result.get("further_costs", [])]
+
+
+def energy_words(report: Document) -> Text:
+    """What the energies of the report are read from, and what their intervals leave out; nothing where energy is not limited."""
+    grown = report["grown"]
+    predicted = next((cost for cost in _predicted(grown) if cost.get("quantity") == "energy_mj"), None)
+    if predicted is None:
+        return Text("")
+    found = grown.get("measured_energy", {})
+    words = f"  Energy: meter {predicted['meter']}, scope {predicted['scope']}; all that the scope draws meanwhile (gross)"
+    net = f"; the grown network alone (net): {cost_words({**found['net'], 'unit': found['unit']})}" if "net" in found else ""
+    error = f"; the sensor may be off by {found['sensor_error']:.0%} in all of them alike" if found.get("sensor_error") else ""
+    absent = f"; not measured: {found['reason']}" if "reason" in found else ""
+    return Text(f"{words}{net}{error}{absent}\n")
 
 
 def agreement(report: Document) -> Text:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from costs.table import NoCost
+from profiler.meters import MeterError
 from profiler.timing import NoResult
 from store.database import DatabaseUnavailable
 from store.jobs import Cause
@@ -24,7 +25,7 @@ def explain(error: Exception, data_dir: Path) -> tuple[Cause, str]:
         return "invalid_data", str(error)
     if isinstance(error, FloatingPointError):
         return "not_a_number", str(error)
-    if isinstance(error, (NoCost, NoResult)):
+    if isinstance(error, (NoCost, NoResult, MeterError)):
         return "device_error", str(error)
     if _out_of_memory(error):
         return "out_of_memory", f"memory ran out ({_first_line(error)}); {_LESS_MEMORY}"

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 def run_profile(attempt: Attempt) -> None:
     """Measure and keep.  A measurement that was cut short is thrown away: its machine may have changed meanwhile."""
     from profiler.profile import profile_device
+    from worker.measured import energy_request
 
     spec = ProfileSpec.model_validate(attempt.lease.job.spec)
     if spec.device != attempt.device:
@@ -26,9 +27,10 @@ def run_profile(attempt: Attempt) -> None:
         fraction = done / max(1, total)
         reporter.tell({"step": done, "total_steps": total, "overall_fraction": fraction, "eta_seconds": total - done, "message": message})
 
+    energy = energy_request(spec.meter, attempt.settings, spec.energy_seconds) if spec.meter else None
     arguments = (admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds)
     try:
-        profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop)
+        profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop, energy=energy)
     finally:
         attempt.stop_if_asked()  # also where too few readings were an error: they are too few because it was told to stop
     devices.save_table(attempt.db, attempt.lease, profile.table)

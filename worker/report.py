@@ -23,7 +23,7 @@ from growth.training import Data, Evaluation, size
 from store.jobs import Job
 from store.spec import JobSpec
 from worker.comparison import GROWN, RETRAINED, arms, run_name
-from worker.latency import Measurements
+from worker.measured import Measurements
 from worker.runs import Result
 from worker.verdict import paired, spread, verdict
 
@@ -32,7 +32,10 @@ _RETRAINED_NOTE = (
     "the widths that growing found, trained from scratch with the compute of the whole grown run; finding them cost that much again"
 )
 
+MEASURED: Mapping[str, str] = {"latency_ms": "measured_latency", "energy_mj": "measured_energy"}  # where a quantity's measurements stand
+
 Document = dict[str, Any]
+Measured = Mapping[str, Measurements]  # by quantity
 Repeat = Mapping[str, Result]  # one seed's runs by arm
 
 
@@ -50,11 +53,11 @@ class Setup:
     advised: Document | None = None  # on the size of the seed, where asked for
 
 
-def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measurements) -> Document:
+def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measured) -> Document:
     """Everything there is to say about a finished job, as plain JSON.  Costs carry unit and kind; losses are in nats."""
     spec, budgets, first = setup.spec, setup.budgets, repeats[0]
     results = {arm: _result(arm, run, budgets, measured) for arm, run in first.items()}
-    seed = {**_seed(setup, first[GROWN]), "measured_latency": measured.of(setup.seed)}
+    seed = {**_seed(setup, first[GROWN]), **_measured(setup.seed, measured)}
     later = {run_name(arm, number): run for number, repeat in enumerate(repeats) for arm, run in repeat.items() if number}
     networks = {"seed": seed, **results, **{name: _priced(run.network, budgets, measured) for name, run in later.items()}}
     asked = [{**one.model_dump(), "unit": each.cost_model.unit} for one, each in zip(spec.budgets, budgets, strict=True)]
@@ -87,14 +90,14 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
     }
 
 
-def _result(arm: str, run: Result, budgets: Sequence[Budget], measured: Measurements) -> Document:
+def _result(arm: str, run: Result, budgets: Sequence[Budget], measured: Measured) -> Document:
     """One run of the first seed, in full."""
     parts = {**_priced(run.network, budgets, measured), **_scores(run.finished.test), "selection_loss": run.finished.selection.loss}
     spent = {"charged_macs": run.finished.charged_macs, "steps": run.finished.steps, "seconds": run.seconds}
     return {**parts, **spent, **({"note": _RETRAINED_NOTE} if arm == RETRAINED else {})}
 
 
-def _arm(runs: Sequence[Result], cost_model: CostModel, measured: Measurements) -> Document:
+def _arm(runs: Sequence[Result], cost_model: CostModel, measured: Measured) -> Document:
     """One arm over all seeds: lists have one entry per seed."""
     return {
         "test_loss": spread([run.finished.test.loss for run in runs]),
@@ -102,7 +105,7 @@ def _arm(runs: Sequence[Result], cost_model: CostModel, measured: Measurements) 
         "selection_loss": spread([run.finished.selection.loss for run in runs]),
         "widths": [list(run.network.widths) for run in runs],
         "predicted_cost": [cost_model.network(run.network.wiring().shapes()).value for run in runs],
-        "measured_latency": [measured.of(run.network) for run in runs],
+        **{MEASURED[quantity]: [found.of(run.network) for run in runs] for quantity, found in measured.items()},
         "charged_macs": [run.finished.charged_macs for run in runs],
     }
 
@@ -124,11 +127,11 @@ def _verdict(setup: Setup, repeats: Sequence[Repeat], grown: Document) -> Docume
     """By the rule over all seeds; what is said of the budget is said of the first seed's grown network."""
     found = verdict(_losses(repeats, GROWN), {name: _losses(repeats, name) for name in setup.spec.controls})
     means = {arm: fmean(_losses(repeats, arm)) for arm in arms(setup.spec)}
-    unit = setup.budgets[0].cost_model.unit if setup.spec.budget.cost == "latency_ms" else None
+    budget = setup.spec.budget
     words = (
         found["sentence"],
         rounds_words(repeats[0][GROWN].rounds),
-        budget_words(grown["measured_latency"], setup.spec.budget.limit, unit),
+        budget_words(grown.get(MEASURED.get(budget.cost, "")), budget.limit),
     )
     return {**found, "best": min(means, key=lambda arm: means[arm]), "sentence": " ".join(filter(None, words))}
 
@@ -148,8 +151,12 @@ def _seed(setup: Setup, grown: Result) -> Document:
     return {**document, **scores, **trained, "note": "at the end of its own stage, in the middle of the schedule; not a control"}
 
 
-def _priced(network: Network, budgets: Sequence[Budget], measured: Measurements) -> Document:
-    return {**_network(network, budgets), "measured_latency": measured.of(network)}
+def _priced(network: Network, budgets: Sequence[Budget], measured: Measured) -> Document:
+    return {**_network(network, budgets), **_measured(network, measured)}
+
+
+def _measured(network: Network, measured: Measured) -> Document:
+    return {MEASURED[quantity]: found.of(network) for quantity, found in measured.items()}
 
 
 def _network(network: Network, budgets: Sequence[Budget]) -> Document:
@@ -191,31 +198,33 @@ def rounds_words(rounds: Sequence[Round]) -> str:
     return f"No round added a channel; the last one: {rounds[-1].reason}."
 
 
-def budget_words(latency: Document, limit: float, unit: str | None) -> str:
-    """What the grown network takes on the device.  ``unit`` is None where latency is not what is limited."""
-    if unit is None or "median_ms" not in latency:
+def budget_words(found: Document | None, limit: float) -> str:
+    """What the grown network takes on the device; nothing where it was not measured, or is not what is limited."""
+    if found is None or "value" not in found:
         return ""
-    measured = f"Measured, the grown network takes {latency['median_ms']:.4g} {unit} [{latency['low']:.4g}, {latency['high']:.4g}]"
-    if latency["low"] > limit:
-        return f"{measured}, {100 * (latency['median_ms'] / limit - 1):.1f} % over the limit of {limit:g} {unit}."
+    unit = found["unit"]
+    measured = f"Measured, the grown network takes {found['value']:.4g} {unit} [{found['low']:.4g}, {found['high']:.4g}]"
+    if found["low"] > limit:
+        return f"{measured}, {100 * (found['value'] / limit - 1):.1f} % over the limit of {limit:g} {unit}."
     return f"{measured}; the limit is {limit:g} {unit}."
 
 
 def predicted_versus_measured(results: Mapping[str, Document], cost: str) -> Document:
-    """How far the predicted latency of each whole network is from the measured one; equal widths count once, under their first name."""
-    if cost != "latency_ms":
-        return {"reason": f"the budget is in {cost}; nothing was predicted in milliseconds"}
+    """How far the predicted cost of each whole network is from the measured one; equal widths count once, under their first name."""
+    if cost not in MEASURED:
+        return {"reason": f"the budget is in {cost}, which is counted: nothing was predicted that could be measured"}
+    measured = {name: result[MEASURED[cost]] for name, result in results.items()}
     distinct = {tuple(result["widths"]): name for name, result in reversed(list(results.items()))}
     pairs = {
-        name: (result["predicted_cost"]["value"], result["measured_latency"]["median_ms"])
+        name: (result["predicted_cost"]["value"], measured[name]["value"])
         for name, result in results.items()
-        if name == distinct[tuple(result["widths"])] and "median_ms" in result["measured_latency"]
+        if name == distinct[tuple(result["widths"])] and "value" in measured[name]
     }
     if not pairs:
-        return {"reason": next(iter(results.values()))["measured_latency"]["reason"]}
-    errors = {name: 100 * (predicted / measured - 1) for name, (predicted, measured) in pairs.items()}
+        return {"reason": next(iter(measured.values()))["reason"]}
+    errors = {name: 100 * (predicted / found - 1) for name, (predicted, found) in pairs.items()}
     mean = fmean(map(abs, errors.values()))
-    return {"error_percent": errors, "mean_absolute_error_percent": mean, "quantity": "latency_ms", **_drift(list(errors.values()))}
+    return {"error_percent": errors, "mean_absolute_error_percent": mean, "quantity": cost, **_drift(list(errors.values()))}
 
 
 def _drift(errors: Sequence[float]) -> Document:
@@ -223,8 +232,8 @@ def _drift(errors: Sequence[float]) -> Document:
     nearest = min(map(abs, errors))
     if nearest < DRIFT_PERCENT or len({error > 0 for error in errors}) > 1:
         return {}
-    pace, room = ("faster", "left part of the budget unused") if errors[0] > 0 else ("slower", "may have overrun the budget")
+    pace, room = ("cheaper", "left part of the budget unused") if errors[0] > 0 else ("dearer", "may have overrun the budget")
     return {
-        "note": f"every network was measured at least {nearest:.0f} % {pace} than predicted: the machine is {pace} now than when it was "
+        "note": f"every network was measured at least {nearest:.0f} % {pace} than predicted: the machine is not what it was when it was "
         f"profiled, so growth {room}; profile it again as busy as it will be in use, and submit again"
     }

@@ -10,20 +10,20 @@ from pathlib import Path
 import torch
 
 from costs.families import Network
-from costs.table import CostTable, Setting
+from costs.table import CostTable
 from growth.checkpoint import save_network
 from growth.config import GrowthConfig
 from growth.preprocessing import Preprocessing
 from growth.training import Data, size
 from store import devices, jobs
-from store.admission import LoadTable, admit
+from store.admission import Admission, LoadTable, admit
 from store.database import Database
-from store.spec import JobSpec
+from store.spec import BudgetSpec, JobSpec
 from worker import data
 from worker.attempt import Attempt, Reporter
 from worker.comparison import compare, run_names
 from worker.frontier import frontier_names, seed_advice
-from worker.latency import Measurements, measure
+from worker.measured import Measurements, measure_energy, measure_latency
 from worker.profile_run import run_profile
 from worker.report import Setup, build_report
 from worker.runs import Result, Runs, Trained
@@ -60,7 +60,7 @@ def run_growth(attempt: Attempt) -> None:
     repeats += [_results(compare(runs, spec, repeat, admitted.network, config)) for repeat in later]
 
     networks = [admitted.network, *(run.network for repeat in repeats for run in repeat.values())]
-    measured = _measure(attempt, reporter, spec, admitted.setting, networks)
+    measured = _measure(attempt, reporter, spec, admitted, networks)
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
     setup = Setup(attempt.lease.job, spec, admitted.network, admitted.budgets, config, preprocessing, sets, advised)
@@ -137,14 +137,26 @@ def _tables_of_first_attempt(attempt: Attempt, first: str) -> LoadTable:
     return load
 
 
-def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, setting: Setting, networks: list[Network]) -> Measurements:
-    """The latency of all networks of the report, where this worker is the device they are for."""
-    if spec.budget.device != attempt.device:
-        return Measurements.none(networks, f"the job ran on {attempt.device}, not on {spec.budget.device}")
+def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, admitted: Admission, networks: list[Network]) -> dict[str, Measurements]:
+    """What all networks of the report cost, where this worker is the device they are for: their latency, and energy if that is limited."""
     reporter.tell({"phase": "measuring"}, at_once=True)
-    measured = measure(networks, setting, attempt.device, attempt.asked_to_stop)
+    here, stop = attempt.device, attempt.asked_to_stop
+    latency = (
+        measure_latency(networks, admitted.setting, here, stop) if spec.budget.device == here else _elsewhere(networks, here, spec.budget)
+    )
+    measured = {"latency_ms": latency}
+    for asked, budget in zip(spec.budgets, admitted.budgets, strict=True):
+        if asked.cost == "energy_mj" and asked.device == here:
+            arguments = (networks, budget.cost_model, here, attempt.settings, stop)
+            measured["energy_mj"] = measure_energy(*arguments, lambda _done, _total, message: reporter.tell({"message": message}))
+        elif asked.cost == "energy_mj":
+            measured.setdefault("energy_mj", _elsewhere(networks, here, asked))
     attempt.stop_if_asked()
     return measured
+
+
+def _elsewhere(networks: list[Network], here: str, budget: BudgetSpec) -> Measurements:
+    return Measurements.none(networks, f"the job ran on {here}, not on {budget.device}")
 
 
 def _publish(attempt: Attempt, spec: JobSpec, run: Trained, preprocessing: Preprocessing, report: dict[str, object]) -> None:

@@ -1,4 +1,5 @@
 /* A stand-in for libnvidia-ml.so.1 whose truth is known: power follows what the test says, on a clock that the test advances.
+ * In real time it may also follow this process's work: `cpu_watts` more for each core that it keeps busy.
  *
  * Each device has a true power (a knob, or a piecewise linear trace) and a sensor that sees it during `fraction` of each `period`
  * from `phase` on, times `gain`, with relative `noise` per step.  The energy counter adds up what the sensor saw and shows it in
@@ -24,7 +25,7 @@
 typedef struct {
     /* knobs: doubles, by name */
     double watts, period, phase, fraction, gain, noise, power_period, ambient, kelvin_per_watt, thermal_seconds;
-    double sm_clock, memory_clock, throttle, mig, virtualisation, architecture, lost, counter_joules, temperature, module_watts;
+    double sm_clock, memory_clock, throttle, mig, virtualisation, architecture, lost, counter_joules, temperature, module_watts, cpu_watts;
     /* state */
     double true_joules, seen_joules, seen_seconds, tick_seconds, instant_joules, instant_seconds, instant, average;
     double trace_t[POINTS], trace_w[POINTS], trace_start;
@@ -38,12 +39,12 @@ static const struct { const char *name; size_t at; } KNOBS[] = {
     KNOB(watts), KNOB(period), KNOB(phase), KNOB(fraction), KNOB(gain), KNOB(noise), KNOB(power_period), KNOB(ambient),
     KNOB(kelvin_per_watt), KNOB(thermal_seconds), KNOB(sm_clock), KNOB(memory_clock), KNOB(throttle), KNOB(mig),
     KNOB(virtualisation), KNOB(architecture), KNOB(lost), KNOB(counter_joules), KNOB(temperature), KNOB(module_watts),
-    KNOB(true_joules)};
+    KNOB(true_joules), KNOB(cpu_watts)};
 
 static device_t devices[DEVICES];
 static struct { char call[64]; int code; long after; } failures[FAILURES];
 static int n_failures, n_devices, real_time;
-static double now, real_start;
+static double now, real_start, busy_seconds, busy_cores;
 static uint64_t random_state;
 
 /* ---- the world ---- */
@@ -58,7 +59,7 @@ static double normal(void) { return sqrt(-2 * log(uniform())) * cos(2 * M_PI * u
 static double read_as(const device_t *d, double value) { return value * d->gain * fmax(0, 1 + d->noise * normal()); }
 
 static double power_at(const device_t *d, double t) {
-    if (!d->points) return d->watts;
+    if (!d->points) return d->watts + d->cpu_watts * busy_cores;
     double length = d->trace_t[d->points - 1], s = t - d->trace_start;
     if (d->repeat) s = fmod(s, length);
     for (int i = 1; i < d->points; i++)
@@ -115,10 +116,19 @@ void stub_advance(double seconds) {
 
 double stub_now(void) { return now; }
 
-static double monotonic(void) {
+static double seconds_of(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+static double monotonic(void) { return seconds_of(CLOCK_MONOTONIC); }
+
+/* Let the world catch up with the machine: power since the last look is that of the work done meanwhile. */
+static void catch_up(void) {
+    double seconds = monotonic() - real_start - now, busy = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    if (seconds < 1e-4) return;
+    busy_cores = (busy - busy_seconds) / seconds, busy_seconds = busy;
+    stub_advance(seconds);
 }
 
 int stub_set(int device, const char *knob, double value) {
@@ -152,7 +162,7 @@ void stub_trace(int device, const double *seconds, const double *watts, int n, i
     memcpy(d->trace_w, watts, d->points * sizeof *watts);
 }
 
-void stub_real_time(int on) { real_time = on, real_start = monotonic() - now; }
+void stub_real_time(int on) { real_time = on, real_start = monotonic() - now, busy_seconds = seconds_of(CLOCK_PROCESS_CPUTIME_ID); }
 
 void stub_processes(int device, const int *pids, int n) {
     devices[device].n_pids = n < 16 ? n : 16;
@@ -174,7 +184,7 @@ void stub_fail(const char *call, int code, long after) {
 
 void stub_reset(int count, uint64_t seed) {
     memset(devices, 0, sizeof devices);
-    n_failures = 0, now = 0, real_time = 0, n_devices = count, random_state = seed * 2654435761u + 88172645463325252u;
+    n_failures = 0, now = busy_cores = 0, real_time = 0, n_devices = count, random_state = seed * 2654435761u + 88172645463325252u;
     for (int i = 0; i < DEVICES; i++) {
         device_t *d = &devices[i];
         d->watts = d->instant = d->average = 30, d->period = 0.1, d->fraction = d->gain = 1, d->power_period = 0.025;
@@ -196,7 +206,7 @@ __attribute__((constructor)) static void configure(void) {
         if (!equals) continue;
         *equals = 0;
         double value = atof(equals + 1);
-        if (!strcmp(part, "real_time")) real_time = value != 0, real_start = monotonic();
+        if (!strcmp(part, "real_time")) stub_real_time(value != 0);
         else if (!strcmp(part, "devices")) n_devices = (int)value;
         else if (!strncmp(part, "fail:", 5)) stub_fail(part + 5, (int)value, 0);
         else
@@ -215,10 +225,7 @@ typedef struct { uint32_t pid; uint64_t memory; uint32_t gpu_instance, compute_i
 enum { OK, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, LOST = 15 };
 
 static int failure(const char *call) {
-    if (real_time) {
-        double t = monotonic() - real_start;
-        if (t > now) stub_advance(t - now);
-    }
+    if (real_time) catch_up();
     for (int i = 0; i < n_failures; i++)
         if (!strcmp(failures[i].call, call)) return failures[i].after-- > 0 ? OK : (failures[i].after = 0, failures[i].code);
     return OK;

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from costs.families import Network, default_widths, largest_widths
 from costs.table import CostEntry, CostTable, NoCost, Setting
 from profiler.meters import METERS, PowerModel, WallClock
-from profiler.sweep import grid, measure, plan
-from profiler.timing import Measurement
+from profiler.sweep import as_entries, grid, measure, plan
+from profiler.timing import Measurement, interleave
+from profiler.units import unit_work
 
 ONE = Setting()
 SEED = Network("mobilenet_v1", (8,) * 14, 16, 1, 10)
@@ -119,9 +120,10 @@ def table_of(network: Network, largest: tuple[int, ...]) -> CostTable:
 TABLE = table_of(SEED, (32,) * 14)
 
 
-def test_what_an_estimating_meter_reads_is_never_called_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METERS, "power_model", lambda: PowerModel(10.0, WallClock(scheduler_delay=lambda: 0.0, page_faults=lambda: 0)))
+def test_what_an_estimating_meter_reads_is_never_called_measured() -> None:
+    meter = PowerModel(10.0, WallClock(scheduler_delay=lambda: 0.0, page_faults=lambda: 0))
     shapes = plan(Network("plain", (4, 4), 8, 1, 3).wiring(), (4, 4))
-    entries = measure(shapes, ONE, seconds=0.5, meter="power_model").entries
+    results = interleave(unit_work(shapes, ONE), meter, 0.5).results
+    entries = as_entries(results, ONE, "energy_mj")
     assert entries
-    assert {(e.kind, e.unit, e.meter) for e in entries} == {("estimated:power_model", "mJ", "power_model")}
+    assert {(e.kind, e.unit, e.meter, e.scope) for e in entries} == {("estimated:power_model", "mJ", "power_model", "declared")}

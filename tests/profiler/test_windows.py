@@ -276,7 +276,7 @@ def test_a_budget_too_small_for_the_windows_is_refused_before_they_start(stub: A
 
 def test_the_time_budget_is_kept(stub: Any, host: Host) -> None:
     stub.set("noise", 0.3)
-    energy = measure(stub, host, Plan(seconds=100, precision=0.01, widest=1.0))
+    energy = measure(stub, host, Plan(seconds=100, precision=0.01, widest=1.0, idle_drift_watts=100))
     assert stub.clock() < 101
     assert energy.windows > 5
     assert energy.gross.half_width > 0.01 * JOULES

@@ -99,7 +99,7 @@ def _in_pieces() -> Iterator[bytes]:
 def test_misspelt_key_gets_a_guess(client: TestClient, spec: dict[str, Any]) -> None:
     error = only_error(client.post("/v1/jobs", json={**spec, "budget": {"cost": "macs", "limt": 40_000, "limit": 40_000}}))
     assert (error["field"], error["remedy"]) == ("budget.limt", "did you mean limit?")
-    assert error["limit"] == ["batch_size", "cost", "device", "limit", "threads"]
+    assert error["limit"] == ["batch_size", "cost", "declared_watts", "device", "limit", "threads"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,8 @@ def test_dry_run_tells_and_creates_nothing(client: TestClient, spec: dict[str, A
     response = client.post("/v1/jobs?dry_run=true", json=spec)
     assert response.status_code == 200
     told = response.json()
-    assert told["seed_cost"] == {"value": told["macs"], "unit": "MACs", "kind": "exact", "low": None, "high": None}
+    absent = dict.fromkeys(("low", "high", "meter", "scope"))
+    assert told["seed_cost"] == {"value": told["macs"], "unit": "MACs", "kind": "exact", **absent}
     assert (told["widths"], told["samples"], told["limit"], told["warnings"]) == ([4, 6, 8], 1797, 40_000, [])
     assert client.get("/v1/jobs").json()["jobs"] == []
 

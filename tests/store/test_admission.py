@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,34 @@ def test_energy_without_meter(sqlite: Database, settings: Settings) -> None:
     (problem,) = problems_of(spec_of(budget={"cost": "energy_mj", "limit": 1}), sqlite, settings)
     assert (problem.field, problem.value) == ("budget.cost", "energy_mj")
     assert "no meter" in problem.message
+    assert "wattle profile --meter" in problem.remedy
+    assert "power_model" in problem.remedy
+
+
+def energy(**budget: Any) -> JobSpec:
+    return spec_of(budget={"cost": "energy_mj", "limit": 20, **budget})
+
+
+def test_declared_watts_allow_an_estimate(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    devices.save_table(sqlite, None, measured(latency(1), 4))
+    timed, estimate = admit(latency(1), sqlite, settings).seed_cost, admit(energy(declared_watts=12.0), sqlite, settings)
+    assert estimate.seed_cost.value == pytest.approx(12.0 * timed.value)
+    assert (estimate.seed_cost.kind, estimate.seed_cost.meter) == ("estimated:power_model", "power_model")
+    assert "12 W times measured time" in estimate.warnings[0]
+
+
+def test_measured_energy_is_never_replaced_by_declared_watts(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {})
+    table = measured(latency(1), 4)
+    entries = [replace(entry, quantity="energy_mj", unit="mJ", meter="rapl_package", scope="package") for entry in table]
+    scale = replace(table.calibrations[0], quantity="energy_mj", meter="rapl_package", scope="package")
+    devices.save_table(sqlite, None, CostTable("this-host", [*table, *entries], [*table.calibrations, scale]))
+    admitted = admit(energy(declared_watts=12.0), sqlite, settings)
+    assert (admitted.seed_cost.kind, admitted.seed_cost.meter, admitted.seed_cost.scope) == ("calibrated_sum", "rapl_package", "package")
+    assert admitted.warnings[0] == "rapl_package has measured the energy of this-host: budget.declared_watts is not used"
+    (problem,) = problems_of(energy(threads=2), sqlite, settings)
+    assert problem.remedy.endswith("--threads 2 --meter rapl_package --wait")
 
 
 def test_warning_when_the_budget_can_not_bind(sqlite: Database, settings: Settings) -> None:

@@ -17,6 +17,10 @@ SPEC: dict[str, Any] = {
     [
         ({"controls": ["uniform", "uniform"]}, "a control is named twice"),
         ({"controls": ["slimming"], "network": {**SPEC["network"], "norm": False}}, "slimming prunes by the scales of batch norms"),
+        (
+            {"budget": {"cost": "latency_ms", "limit": 1, "declared_watts": 9}},
+            "declared_watts estimates energy, and the",
+        ),
         ({"growth": {"shrink": True, "step_rule": "line_search"}}, "shrink weighs removals against gains; use step_rule fixed"),
         ({"further_budgets": [{"cost": "macs", "limit": 9e4, "device": "pi-4"}]}, "macs is limited twice in the same setting"),
         ({"growth": {"shrink": True, "scorer": "random"}}, "shrink weighs removals against gains"),

@@ -53,6 +53,24 @@ def test_absent_figures_are_absent(report: dict[str, Any]) -> None:
     assert "not known; the machine was busy" in shown
 
 
+def test_energies_say_what_they_are_read_from(report: dict[str, Any]) -> None:
+    read = {"unit": "mJ", "meter": "rapl_package", "scope": "package"}
+    predicted = {"quantity": "energy_mj", "value": 5.0, "low": 4.5, "high": 5.5, "kind": "calibrated_sum", **read}
+    net = {"value": 3.9, "low": 3.7, "high": 4.1}
+    measured = {"value": 5.2, "low": 5.1, "high": 5.3, "kind": "measured", "net": net, "sensor_error": 0.05, **read}
+    report["budget"]["cost"] = "energy_mj"
+    for result in (report["seed"], report["grown"], *report["controls"].values()):
+        result |= {"predicted_cost": predicted, "measured_energy": measured}
+    shown = text_of(render(report))
+    assert "at most 2 mJ (energy_mj, batch 32, 1 thread)" in shown
+    assert "measured energy" in shown
+    assert "5.2 mJ [5.1, 5.3]" in shown
+    assert "Energy: meter rapl_package, scope package; all that the scope draws meanwhile (gross)" in shown
+    assert "(net): 3.9 mJ [3.7, 4.1]; the sensor may be off by 5%" in shown
+    report["grown"]["measured_energy"] = {"reason": "the GPU is lost"}
+    assert "; not measured: the GPU is lost" in text_of(render(report))
+
+
 def test_rolled_back_round_says_why(report: dict[str, Any]) -> None:
     report["rounds"][0] |= {"rolled_back": True, "reason": "loss rose"}
     assert "rolled back: loss rose" in text_of(render(report))

@@ -10,7 +10,7 @@ from costs.families import Network
 from costs.model import Cost
 from growth.events import Outcome, Round
 from profiler.timing import Measurement
-from worker.latency import Measurements
+from worker.measured import Measurements
 from worker.report import budget_words, predicted_versus_measured, rounds_words
 
 NETWORK = Network("plain", (3, 4), 8, 1, 10)
@@ -37,10 +37,10 @@ def test_a_run_that_added_nothing_says_so() -> None:
 
 
 def test_a_measurement_over_the_limit_is_said() -> None:
-    assert "20.0 % over the limit of 1 ms" in budget_words(latency(1.2), 1.0, "ms")
-    assert "over" not in budget_words(latency(1.05), 1.0, "ms")  # its interval holds the limit
-    assert budget_words(latency(1.2), 1.0, None) == ""
-    assert budget_words(Measurements.none([NETWORK], "not here").of(NETWORK), 1.0, "ms") == ""
+    assert "20.0 % over the limit of 1 ms" in budget_words(latency(1.2), 1.0)
+    assert "over" not in budget_words(latency(1.05), 1.0)  # its interval holds the limit
+    assert budget_words(None, 1.0) == ""
+    assert budget_words(Measurements.none([NETWORK], "not here").of(NETWORK), 1.0) == ""
 
 
 def test_predicted_versus_measured() -> None:
@@ -54,7 +54,7 @@ def test_predicted_versus_measured() -> None:
     assert found["mean_absolute_error_percent"] == pytest.approx(10.0)
     assert "note" not in found
     results["random"]["predicted_cost"] = {"value": 2.3}
-    assert "at least 10 % faster than predicted" in predicted_versus_measured(results, "latency_ms")["note"]
+    assert "at least 10 % cheaper than predicted" in predicted_versus_measured(results, "latency_ms")["note"]
     assert "nothing was predicted" in predicted_versus_measured(results, "macs")["reason"]
     absent = {"widths": [8], "measured_latency": {"reason": "not here"}, "predicted_cost": {"value": 1.1}}
     assert predicted_versus_measured({"grown": absent}, "latency_ms") == {"reason": "not here"}

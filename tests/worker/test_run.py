@@ -228,7 +228,7 @@ def test_each_list_of_widths_is_measured_once(db: Database, settings: Settings, 
         measured.extend(modules)
         return Session({}, dict.fromkeys(modules, NoResult("not in a test")), 0, None)
 
-    monkeypatch.setattr("worker.latency.measure_networks", note)
+    monkeypatch.setattr("worker.measured.measure_networks", note)
     job_id = submit(db, **{**SEEDS, "budget": {**SPEC["budget"], "device": "this-host"}})
     run(db, settings, job_id)
     report = results(db, settings, job_id)["report"]

@@ -1,0 +1,41 @@
+"""A request for energies: with which meter, in which windows; and the work that alone counts, that which the device is seen to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from profiler.energy import Energy
+from profiler.meters import EnergySource
+from profiler.sweep import sentinel
+from profiler.timing import NoResult, Progress, Work
+from profiler.windows import HOST, Energies, Host, Plan, measure_energies
+
+Key = TypeVar("Key", bound=Hashable)
+
+TWINS = 2  # the sentinel and its twin
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyRequest:
+    """What to measure energy with, and in which windows."""
+
+    source: EnergySource
+    plan: Plan
+    host: Host = HOST
+
+    def measure(self, work: Mapping[Key, Work], progress: Progress, should_stop: Callable[[], bool]) -> Energies[Key]:
+        """Energies that the work caused; what can't be told from the idle device is missing.  MeterError when the device is lost."""
+        found = measure_energies(work, self.source, self.plan, self.host, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+        caused = {key: energy for key, energy in found.results.items() if energy.net.low > 0}
+        idle = {key: _not_caused(energy) for key, energy in found.results.items() if key not in caused}
+        return replace(found, results=caused, missing={**found.missing, **idle})
+
+
+def _not_caused(energy: Energy) -> NoResult:
+    origin = energy.origin
+    return NoResult(
+        f"no result: with this work the {origin.scope} of {origin.device} draws hardly more than without; {origin.meter} measures "
+        "another device than the one it runs on, or one that others use: choose another meter"
+    )
