@@ -171,7 +171,8 @@ def _growth(db: Database, settings: Settings, kind: type[Growth] = Growth) -> Gr
     spec = JobSpec.model_validate(SPEC)
     torch.set_num_threads(spec.training.threads)
     sets, _ = data.load(spec.data, settings, spec.training.seed)
-    return kind.start(admit(spec, db, settings).network, sets, Macs(), growth_config(spec, sets))
+    admitted = admit(spec, db, settings)
+    return kind.start(admitted.network, sets, Macs(), growth_config(spec, sets, admitted.wiring, admitted.budgets))
 
 
 def show(console: Console, result: dict[str, Any]) -> None:

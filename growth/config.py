@@ -14,7 +14,8 @@ StepRule = Literal["fixed", "line_search", "gauss_newton"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthConfig:
-    """Stages: ``steps_per_round`` steps of the seed, the same after each of ``rounds`` growth rounds, then ``final_steps``.
+    """Stages: ``steps_per_round`` steps of the seed, the same after each of ``rounds`` growth rounds, then ``final_steps``.  Of several
+    ``steps_per_round`` the first are the seed's, the next those after the first round, and so on (``growth.moments``).
 
     ``limit`` is what the grown network may cost, in the unit of the cost model.  ``operators`` add channels (``growth.operators``); one
     ranking chooses among all that they propose.  ``split_step`` is the distance of an offspring from its parent in units of the
@@ -38,7 +39,7 @@ class GrowthConfig:
 
     limit: float
     rounds: int = 3
-    steps_per_round: int = 100
+    steps_per_round: int | Sequence[int] = 100
     final_steps: int = 200
     batch_size: int = 64
     learning_rate: float = 0.2
@@ -70,7 +71,6 @@ class GrowthConfig:
         for name, low, high in (
             ("limit", 1e-12, 1e30),
             ("rounds", 0, 1000),
-            ("steps_per_round", 0, 10**9),
             ("final_steps", 0, 10**9),
             ("batch_size", 2, 10**6),
             ("learning_rate", 1e-9, 1e3),
@@ -90,6 +90,8 @@ class GrowthConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+        if len(self.stage_steps) <= self.rounds or not all(0 <= steps <= 10**9 for steps in self.stage_steps):
+            raise ValueError(f"steps_per_round is {self.steps_per_round}; give one number, or {1 + self.rounds} of 0 to 1e+09")
         if self.schedule not in ("one_cycle", "cosine"):
             raise ValueError(f"schedule is {self.schedule!r}; choose one_cycle or cosine")
         choices = {"step_rule": StepRule, "precision": Precision, "memory_format": MemoryFormat}
@@ -100,6 +102,17 @@ class GrowthConfig:
             raise ValueError("slimming and planned_widths both say what rounds do; give one of them")
 
     @property
+    def stage_steps(self) -> tuple[int, ...]:
+        """Steps of the seed's stage and of each round's."""
+        if isinstance(self.steps_per_round, int):
+            return (self.steps_per_round,) * (1 + self.rounds)
+        return tuple(self.steps_per_round)[: 1 + self.rounds]
+
+    def stage_end(self, number: int) -> int:
+        """The step at which the stage of round ``number`` ends; 0 is the seed's."""
+        return sum(self.stage_steps[: number + 1])
+
+    @property
     def growth_steps(self) -> int:
         """Steps before the final stage."""
-        return self.steps_per_round * (1 + self.rounds)
+        return sum(self.stage_steps)

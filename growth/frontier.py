@@ -38,7 +38,7 @@ def sizes(seed: Network, budgets: Sequence[Budget], config: GrowthConfig) -> lis
 def probe_config(network: Network, seed: Network, images: int, config: GrowthConfig) -> GrowthConfig:
     """To train ``network`` on one whole schedule with the compute of the seed's stage, on ``images`` training images."""
     batch = min(config.batch_size, images)
-    compute = config.steps_per_round * _macs(seed) * batch
+    compute = config.stage_end(0) * _macs(seed) * batch
     return replace(config, rounds=0, steps_per_round=0, final_steps=max(1, compute // (_macs(network) * batch)))
 
 

@@ -127,13 +127,12 @@ class Growth:
 
     def events(self) -> Iterator[Event]:
         """Train the seed; in every round search, grow, train and check; train to the end."""
-        steps = self.config.steps_per_round
-        yield from self._train(0, until=steps)
+        yield from self._train(0, until=self.config.stage_end(0))
         while self._another_round():
             number = len(self.rounds) + 1
             if self._proposal is None:
                 yield self._follow_plan(number) if self._planned else self._grow(number)
-            yield from self._train(number, until=steps * (number + 1))
+            yield from self._train(number, until=self.config.stage_end(number))
             yield self._check()
         yield from self._train(self.config.rounds + 1, until=self.total_steps if self.config.compute_limit_macs is None else math.inf)
         yield self._finish()
@@ -304,7 +303,7 @@ class Growth:
 
     def _rate_fell(self) -> bool:
         """Since the open round began to train."""
-        opened = self.config.steps_per_round * self._open.number
+        opened = self.config.stage_end(self._open.number - 1)
         before, now = (learning_rate(self.config.schedule, 1.0, self._progress(step)) for step in (opened, self.step))
         return now < before
 

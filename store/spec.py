@@ -99,6 +99,11 @@ class GrowthSpec(_Spec):
         "name them alone, and they fill the widths that splits would be given",
     )
     rounds: int = Field(default=3, ge=1, le=50, description="growth rounds")
+    moments: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(
+        default=None,
+        description="when each round opens, as rising shares of the compute that training is planned to take, which stays what the epochs "
+        "say; default: after equal numbers of epochs",
+    )
     split_step: float = Field(
         default=0.1, gt=0, le=2, description="distance of an offspring from its parent, in units of the parent's norm"
     )
@@ -152,6 +157,12 @@ class GrowthSpec(_Spec):
             raise ValueError("the scorer random ranks by chance, and these operators by the loss; use another scorer, or split alone")
         if self.shrink and (silent or self.scorer == "random" or self.step_rule != "fixed"):
             raise ValueError("shrink weighs removals against gains; use step_rule fixed, and a scorer and operators that claim a gain")
+        return self
+
+    @model_validator(mode="after")
+    def _one_moment_for_each_round(self) -> GrowthSpec:
+        if self.moments is not None and (len(self.moments) != self.rounds or list(self.moments) != sorted(set(self.moments))):
+            raise ValueError(f"moments are {list(self.moments)}; give {self.rounds} rising shares of the compute, one for each round")
         return self
 
     @model_validator(mode="after")

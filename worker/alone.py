@@ -63,7 +63,7 @@ def run(spec: JobSpec, output: Path, table: Path | None, device: torch.device, s
     settings = Settings()
     torch.set_num_threads(spec.training.threads)
     network = seed_network(spec.network, images.describe(spec.data, settings, decode=1))
-    first, *further = _budgets(spec, table)
+    first, *further = budgets = _budgets(spec, table)
     sets, preprocessing = data.load(spec.data, settings, spec.training.seed)
     sets = Data(*(_beside(part, device) for part in (sets.train, sets.selection, sets.test)))
     path = _checkpoint_of(spec, output)
@@ -71,7 +71,7 @@ def run(spec: JobSpec, output: Path, table: Path | None, device: torch.device, s
     growth = (
         Growth.resume(path, sets, first.cost_model, further)
         if resumes
-        else Growth.start(network, sets, first.cost_model, growth_config(spec, sets), further)
+        else Growth.start(network, sets, first.cost_model, growth_config(spec, sets, network.wiring(), budgets), further)
     )
     distributed.agree("where the run stands", _standing(growth))  # all have looked for a checkpoint: from here on there may be one
     say(f"{spec.name}: from step {growth.step} of {growth.total_steps}, {distributed.ranks()} processes on {device.type}, no controls")

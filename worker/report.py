@@ -146,7 +146,7 @@ def _seed(setup: Setup, grown: Result) -> Document:
     """The seed network at the end of its own stage: where growth started, in the middle of the schedule; not a control."""
     config, document = setup.config, _network(setup.seed, setup.budgets)
     batch = min(config.batch_size, size(setup.data.train))
-    trained = {"charged_macs": 3 * document["macs"] * batch * config.steps_per_round, "steps": config.steps_per_round}
+    trained = {"charged_macs": 3 * document["macs"] * batch * config.stage_end(0), "steps": config.stage_end(0)}
     scores = _scores(grown.finished.seed) if grown.finished.seed is not None else {}
     return {**document, **scores, **trained, "note": "at the end of its own stage, in the middle of the schedule; not a control"}
 

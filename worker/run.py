@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from costs.families import Network
+from costs.model import Budget
+from costs.shapes import Wiring
 from costs.table import CostTable
 from growth.checkpoint import save_network
 from growth.config import GrowthConfig
+from growth.moments import at_moments
 from growth.preprocessing import Preprocessing
 from growth.training import Data, size
 from store import devices, jobs
@@ -48,7 +52,7 @@ def run_growth(attempt: Attempt) -> None:
     torch.set_num_threads(spec.training.threads)
     admitted = admit(spec, attempt.db, attempt.settings, _tables_of_first_attempt(attempt, spec.budget.device))
     sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)
-    config = growth_config(spec, sets)
+    config = growth_config(spec, sets, admitted.wiring, admitted.budgets)
     attempt.stop_if_asked()
 
     probes = frontier_names(spec, admitted.network, admitted.budgets, config)
@@ -73,12 +77,12 @@ def _results(trained: dict[str, Trained]) -> dict[str, Result]:
     return {arm: run.result for arm, run in trained.items()}
 
 
-def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
-    """Epochs become steps, and the scoring samples are those there are."""
+def growth_config(spec: JobSpec, sets: Data, seed: Wiring, budgets: Sequence[Budget]) -> GrowthConfig:
+    """Epochs become steps, moments as well, and the scoring samples are those there are."""
     training, growth, samples = spec.training, spec.growth, size(sets.train)
     steps_per_epoch = max(1, samples // training.batch_size)
     scoring, fresh = _scoring_samples(growth.scoring_samples, growth.fresh_samples, samples)
-    return GrowthConfig(
+    config = GrowthConfig(
         limit=spec.budget.limit,
         rounds=growth.rounds,
         steps_per_round=max(1, round(training.epochs_per_round * steps_per_epoch)),
@@ -106,6 +110,7 @@ def growth_config(spec: JobSpec, sets: Data) -> GrowthConfig:
         max_fresh_samples=growth.max_fresh_samples,
         seed=training.seed,
     )
+    return config if growth.moments is None else at_moments(seed, budgets, config, growth.moments)
 
 
 def _scoring_samples(scoring: int, fresh: int, available: int) -> tuple[int, int]:

@@ -122,7 +122,7 @@ class Runs:
         """Pass an event on to whoever watches the job."""
         if isinstance(event, Step):
             self.reporter.point(name, event.step, loss=event.loss, accuracy=event.accuracy, learning_rate=event.learning_rate)
-            scoring = growth.step == growth.config.steps_per_round * (len(growth.rounds) + 1) and len(growth.rounds) < growth.config.rounds
+            scoring = growth.step == growth.config.stage_end(len(growth.rounds)) and len(growth.rounds) < growth.config.rounds
             change = {"phase": "scoring" if scoring else "training", "loss": event.loss, "accuracy": event.accuracy}
             self._tell(name, growth, change, at_once=scoring)
         elif isinstance(event, Scored):

@@ -23,6 +23,8 @@ SPEC: dict[str, Any] = {
         ),
         ({"growth": {"shrink": True, "step_rule": "line_search"}}, "shrink weighs removals against gains; use step_rule fixed"),
         ({"further_budgets": [{"cost": "macs", "limit": 9e4, "device": "pi-4"}]}, "macs is limited twice in the same setting"),
+        ({"growth": {"rounds": 2, "moments": [0.3, 0.2]}}, "give 2 rising shares of the compute, one for each round"),
+        ({"growth": {"rounds": 2, "moments": [0.3]}}, r"moments are \[0.3\]; give 2 rising shares"),
         ({"growth": {"shrink": True, "scorer": "random"}}, "shrink weighs removals against gains"),
         ({"growth": {"shrink": True, "operators": ["twins"]}}, "shrink weighs removals against gains"),
     ],

@@ -15,10 +15,12 @@ from sqlalchemy import update
 from costs.families import Network, largest_widths
 from costs.table import Calibration, CostEntry, CostTable, Setting
 from growth.checkpoint import load_network
+from growth.config import GrowthConfig
 from growth.training import NotANumber, evaluate
 from profiler.sweep import plan
 from profiler.timing import NoResult, Session
 from store import devices, jobs
+from store.admission import admit
 from store.artifacts import ArtifactStore
 from store.columns import database_time
 from store.database import Database
@@ -365,12 +367,34 @@ def test_a_budget_below_the_seed_is_refused(db: Database, settings: Settings) ->
         run(db, settings, job_id)
 
 
-def test_epochs_become_steps_and_samples_those_there_are(settings: Settings) -> None:
-    spec = JobSpec.model_validate({**SPEC, "growth": {"rounds": 1}, "data": {"name": "synthetic", "samples": 150, "classes": 2}})
-    config = growth_config(spec, load(spec.data, settings, seed=0)[0])
+def test_epochs_become_steps_and_samples_those_there_are(db: Database, settings: Settings) -> None:
+    spec = JobSpec.model_validate(
+        {
+            **SPEC,
+            "growth": {"rounds": 1},
+            "data": {"name": "synthetic", "samples": 150, "classes": 2},
+            "budget": {"cost": "macs", "limit": 90_000},
+        }
+    )
+    config = config_of(spec, db, settings)
     assert config.steps_per_round == 1  # 0.4 epochs of one batch each
     assert config.scoring_samples + 2 * config.fresh_samples == 104
     assert config.scoring_samples == pytest.approx(2 * config.fresh_samples, rel=0.05)
+
+
+def test_moments_deal_the_same_steps_out_anew(db: Database, settings: Settings) -> None:
+    growth, training = {"rounds": 2, "scoring_samples": 64, "fresh_samples": 32}, {"epochs_per_round": 4, "final_epochs": 4}
+    spec = JobSpec.model_validate({**SPEC, "growth": growth, "training": training})
+    early = JobSpec.model_validate({**SPEC, "growth": {**growth, "moments": [0.02, 0.1]}, "training": training})
+    config, sooner = (config_of(each, db, settings) for each in (spec, early))
+    assert config.stage_steps == (config.final_steps,) * 3
+    assert sooner.stage_steps[0] < config.stage_steps[0]
+    assert sooner.stage_steps[1] < sooner.stage_steps[2] == pytest.approx(sooner.final_steps, abs=1)
+
+
+def config_of(spec: JobSpec, db: Database, settings: Settings) -> GrowthConfig:
+    admitted = admit(spec, db, settings)
+    return growth_config(spec, load(spec.data, settings, seed=0)[0], admitted.wiring, admitted.budgets)
 
 
 def test_a_job_keeps_to_all_its_budgets_and_to_its_rounding(db: Database, settings: Settings) -> None:
