@@ -12,23 +12,31 @@ from __future__ import annotations
 
 import csv
 import io
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol, Self
 
 from costs.model import Cost, CostName, Kind
 from costs.shapes import LayerShape, Wiring
+from costs.widths import Pair, Widths
 
 # 95 % of a normal distribution lie within this many mean absolute errors: 1.96 standard deviations, each sqrt(pi / 2) of them
 _HALF_WIDTH_PER_MEAN_ERROR = 1.96 * 1.2533
 
 _SAME_LAYER_SUM = 0.05  # relative
+_NEAREST = 8  # measured widths named when a layer can't be priced
 
 
 class NoCost(LookupError):  # noqa: N818 - an answer the table gives, named for what it says
-    """The table holds no answer; the message names what was asked, how far the table reaches, and the remedy."""
+    """The table holds no answer; the message names what was asked, how far the table reaches, and the remedy.
+
+    ``nearest``: the measured widths of such layers that are nearest to what was asked, nearest first.
+    """
+
+    def __init__(self, message: str, nearest: Sequence[Pair] = ()) -> None:
+        super().__init__(message)
+        self.nearest = tuple(nearest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,26 @@ class Calibration:
     anchors: tuple[Anchor, ...]
 
 
-_Key = tuple[LayerShape, Setting, CostName]
+Key = tuple[LayerShape, Setting, CostName]
+
+
+class Entries(Protocol):
+    """Where the entries of a table lie: in memory, or in a store that is asked for the few of a million that a question needs.
+
+    A *form* is a key whose shape has no widths (``form_of``).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[CostEntry]: ...
+
+    def widths(self, forms: Collection[Key]) -> Mapping[Key, Widths]:
+        """The widths measured for each of these forms; forms that were not measured are left out."""
+        ...
+
+    def find(self, keys: Collection[Key]) -> Mapping[Key, CostEntry]:
+        """The entries of these keys; all of them were measured."""
+        ...
 
 
 class CostTable:
@@ -99,17 +126,21 @@ class CostTable:
 
     def __init__(self, device: str, entries: Iterable[CostEntry] = (), calibrations: Iterable[Calibration] = ()) -> None:
         self.device = device
-        self._entries: dict[_Key, CostEntry] = {(e.shape, e.setting, e.quantity): e for e in entries}
+        self._entries: Entries = InMemory(entries)
         self._calibrations = {(c.quantity, c.setting): c for c in calibrations}
-        self._widths: dict[_Key, _Widths] = defaultdict(_Widths)
-        for shape, setting, quantity in self._entries:
-            self._widths[_without_widths(shape), setting, quantity].add(shape)
+
+    @classmethod
+    def over(cls, device: str, entries: Entries, calibrations: Iterable[Calibration]) -> Self:
+        """A table whose entries lie elsewhere."""
+        table = cls(device, (), calibrations)
+        table._entries = entries
+        return table
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[CostEntry]:
-        return iter(self._entries.values())
+        return iter(self._entries)
 
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
@@ -117,37 +148,55 @@ class CostTable:
 
     def entry(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
         """The measured entry, or one of kind ``interpolated`` from the next measured widths.  NoCost beyond what was measured."""
-        return self._entries.get((shape, setting, quantity)) or self._step(shape, setting, quantity)
+        (found,) = self.entries([(shape, setting, quantity)])
+        if isinstance(found, NoCost):
+            raise found
+        return found
+
+    def entries(self, asked: Sequence[Key]) -> list[CostEntry | NoCost]:
+        """The same for many at once, in order, with NoCost as an answer: two questions to where the entries lie, however many these are."""
+        grids = self._entries.widths({form_of(key) for key in asked})
+        steps = {key: _step(key, grids.get(form_of(key))) for key in asked}
+        found = self._entries.find({each for step in steps.values() for each in step if each})
+        return [self._answer(key, steps[key], grids.get(form_of(key)), found) for key in asked]
 
     def edges(self, shape: LayerShape, setting: Setting, quantity: CostName) -> tuple[Sequence[int], Sequence[int]]:
         """The measured input and output widths of layers of this form, rising: between two of them the step model is constant."""
-        widths = self._widths.get((_without_widths(shape), setting, quantity))
-        return widths.axes() if widths else ((), ())
+        form = form_of((shape, setting, quantity))
+        widths = self._entries.widths({form}).get(form)
+        return widths.axes if widths else ((), ())
 
     def calibration(self, quantity: CostName, setting: Setting) -> Calibration:
         """The calibration of a quantity in a setting.  NoCost if that setting was never anchored."""
         found = self._calibrations.get((quantity, setting))
         if found is None:
             known = "; ".join(str(s) for q, s in self._calibrations if q == quantity)
-            state = f"was profiled for {known}" if known else "no whole network was measured" if self._entries else "was not profiled"
+            measured = len(self._entries) > 0
+            state = f"was profiled for {known}" if known else "no whole network was measured" if measured else "was not profiled"
             raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `wattle profile` with this batch size and thread count")
         return found
 
-    def _step(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
-        widths = self._widths.get((_without_widths(shape), setting, quantity))
-        above = widths.above(shape) if widths else None
-        if widths is None or above is None:
-            reach = f"the widest measured is {widths.largest()}" if widths else "no layer of this form was measured"
-            raise NoCost(
-                f"no {quantity} for {shape} ({setting}) on {self.device}: {reach}; "
-                f"run `wattle profile` for this network, image size and setting, with a max_growth that covers these widths"
-            )
-        upper = self._entries[above, setting, quantity]
-        below = widths.below(shape)
-        lower = (0.0, 0.0) if below is None else self._entries[below, setting, quantity].interval
+    def _answer(self, key: Key, step: _Step, widths: Widths | None, found: Mapping[Key, CostEntry]) -> CostEntry | NoCost:
+        above, below = step
+        if above is None:
+            return self._no_cost(key, widths)
+        upper = found[above]
+        if above == key:
+            return upper
+        lower = (0.0, 0.0) if below is None else found[below].interval
         # Not simply (lower, upper): depthwise costs can fall towards the next multiple of the vector width.
         low, high = min(lower[0], upper.interval[0]), max(lower[1], upper.interval[1])
-        return replace(upper, shape=shape, kind="interpolated", low=low, high=high)
+        return replace(upper, shape=key[0], kind="interpolated", low=low, high=high)
+
+    def _no_cost(self, key: Key, widths: Widths | None) -> NoCost:
+        shape, setting, quantity = key
+        reach = "the widest measured is {}->{}".format(*widths.largest) if widths else "no layer of this form was measured"
+        nearest = widths.nearest((shape.in_channels, shape.out_channels), _NEAREST) if widths else ()
+        return NoCost(
+            f"no {quantity} for {shape} ({setting}) on {self.device}: {reach}; "
+            f"run `wattle profile` for this network, image size and setting, with a max_growth that covers these widths",
+            nearest,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` gives an equal table."""
@@ -199,13 +248,7 @@ class TableCost:
 
     def layer(self, shape: LayerShape) -> Cost:
         """What this layer adds to a network.  NoCost if the table does not reach it."""
-        known = self._known.get(shape)
-        if known is None:
-            scale = self.table.calibration(self.quantity, self.setting).scale
-            entry = self.table.entry(shape, self.setting, self.quantity)
-            low, high = entry.interval
-            known = self._known[shape] = Cost(scale * entry.value, self.unit, "calibrated_sum", scale * low, scale * high)
-        return known
+        return self._known.get(shape) or self._layers([shape])[0]
 
     def edges(self, shape: LayerShape) -> tuple[Sequence[int], Sequence[int]]:
         """Where the cost of such a layer can change (``costs.model.Stepped``)."""
@@ -213,13 +256,30 @@ class TableCost:
 
     def network(self, shapes: Sequence[LayerShape]) -> Cost:
         """The sum over the layers.  NoCost if the table does not reach one of them."""
-        layers = [self.layer(shape) for shape in shapes]
+        layers = self._layers(shapes)
         value = sum(layer.value for layer in layers)
         calibration_half = _HALF_WIDTH_PER_MEAN_ERROR * self.table.calibration(self.quantity, self.setting).error_percent / 100 * value
         below = sum(layer.value - layer.low for layer in layers if layer.low is not None)
         above = sum(layer.high - layer.value for layer in layers if layer.high is not None)
         low, high = value - (below**2 + calibration_half**2) ** 0.5, value + (above**2 + calibration_half**2) ** 0.5
         return Cost(value, self.unit, "calibrated_sum", max(0.0, low), high)
+
+    def _layers(self, shapes: Sequence[LayerShape]) -> list[Cost]:
+        """What each layer adds, asked of the table in one go where it is not known yet."""
+        unknown = [shape for shape in dict.fromkeys(shapes) if shape not in self._known]
+        if unknown:
+            scale = self.table.calibration(self.quantity, self.setting).scale
+            for shape, entry in zip(unknown, self._entries(unknown), strict=True):
+                low, high = entry.interval
+                self._known[shape] = Cost(scale * entry.value, self.unit, "calibrated_sum", scale * low, scale * high)
+        return [self._known[shape] for shape in shapes]
+
+    def _entries(self, shapes: Sequence[LayerShape]) -> Iterator[CostEntry]:
+        """NoCost if the table does not reach one of them."""
+        for found in self.table.entries([(shape, self.setting, self.quantity) for shape in shapes]):
+            if isinstance(found, NoCost):
+                raise found
+            yield found
 
     def calibrated_on(self, wiring: Wiring) -> bool:
         """Whether the scale was fitted to networks of this wiring.  A device has one scale per setting, that of its last profile.
@@ -233,7 +293,7 @@ class TableCost:
         if len(anchor.widths) != len(wiring.widths):
             return False
         try:
-            layer_sum = sum(self.table.entry(shape, self.setting, self.quantity).value for shape in wiring.shapes(anchor.widths))
+            layer_sum = sum(entry.value for entry in self._entries(wiring.shapes(anchor.widths)))
         except NoCost:
             return False
         return abs(layer_sum - anchor.layer_sum) <= _SAME_LAYER_SUM * anchor.layer_sum
@@ -242,49 +302,56 @@ class TableCost:
 UNITS: dict[CostName, str] = {"latency_ms": "ms", "energy_mj": "mJ", "macs": "MACs", "params": "parameters"}
 
 
-class _Widths:
-    """The (input, output) widths measured for shapes that agree in everything else; depthwise layers and pools have both equal."""
+class InMemory:
+    """Entries in a dict (``Entries``)."""
 
-    def __init__(self) -> None:
-        self.shapes: dict[tuple[int, int], LayerShape] = {}
-        self._inputs: list[int] | None = None
-        self._outputs: list[int] = []
+    def __init__(self, entries: Iterable[CostEntry]) -> None:
+        self._entries: dict[Key, CostEntry] = {(e.shape, e.setting, e.quantity): e for e in entries}
+        self._pairs: dict[Key, list[Pair]] = defaultdict(list)
+        self._widths: dict[Key, Widths] = {}
+        for key in self._entries:
+            self._pairs[form_of(key)].append((key[0].in_channels, key[0].out_channels))
 
-    def add(self, shape: LayerShape) -> None:
-        self.shapes[shape.in_channels, shape.out_channels] = shape
-        self._inputs = None
+    def __len__(self) -> int:
+        return len(self._entries)
 
-    def above(self, shape: LayerShape) -> LayerShape | None:
-        """Each axis rounded up to the next measured width.  Where just that pair is missing, the smallest pair that covers it."""
-        inputs, outputs = self.axes()
-        first, second = bisect_left(inputs, shape.in_channels), bisect_left(outputs, shape.out_channels)
-        if first == len(inputs) or second == len(outputs):
-            return None
-        if found := self.shapes.get((inputs[first], outputs[second])):
-            return found
-        covering = (self.shapes.get((i, o)) for i in inputs[first:] for o in outputs[second:])
-        return min((s for s in covering if s), key=lambda s: (s.in_channels * s.out_channels, s), default=None)
+    def __iter__(self) -> Iterator[CostEntry]:
+        return iter(self._entries.values())
 
-    def below(self, shape: LayerShape) -> LayerShape | None:
-        """Each axis rounded down to the next measured width; None if that pair was not measured."""
-        inputs, outputs = self.axes()
-        first, second = bisect_right(inputs, shape.in_channels), bisect_right(outputs, shape.out_channels)
-        return self.shapes.get((inputs[first - 1], outputs[second - 1])) if first and second else None
+    def widths(self, forms: Collection[Key]) -> Mapping[Key, Widths]:
+        for form in forms:
+            if form in self._pairs and form not in self._widths:
+                self._widths[form] = Widths(self._pairs[form])
+        return self._widths
 
-    def largest(self) -> str:
-        widest_in, widest_out = (max(axis) for axis in self.axes())
-        return f"{widest_in}->{widest_out}"
-
-    def axes(self) -> tuple[list[int], list[int]]:
-        if self._inputs is None:
-            self._inputs = sorted({i for i, _ in self.shapes})
-            self._outputs = sorted({o for _, o in self.shapes})
-        return self._inputs, self._outputs
+    def find(self, keys: Collection[Key]) -> Mapping[Key, CostEntry]:  # noqa: ARG002 - all of them are at hand
+        return self._entries
 
 
-def _without_widths(shape: LayerShape) -> LayerShape:
-    """The shape with its channel axes blanked; depthwise layers keep apart from full convolutions by ``groups``."""
-    return replace(shape, in_channels=0, out_channels=0, groups=0 if shape.depthwise else shape.groups)
+_Step = tuple[Key | None, Key | None]  # the measured layers above and below one; the layer itself and none where it was measured
+
+
+def _step(key: Key, widths: Widths | None) -> _Step:
+    shape, setting, quantity = key
+    pair = shape.in_channels, shape.out_channels
+    above = widths.above(pair) if widths else None
+    if widths is None or above is None:
+        return None, None
+    if above == pair:
+        return key, None
+    below = widths.below(pair)
+    return (_of_widths(shape, above), setting, quantity), None if below is None else (_of_widths(shape, below), setting, quantity)
+
+
+def form_of(key: Key) -> Key:
+    """The key with the shape's channel axes blanked; depthwise layers keep apart from full convolutions by ``groups``."""
+    shape, setting, quantity = key
+    return replace(shape, in_channels=0, out_channels=0, groups=0 if shape.depthwise else shape.groups), setting, quantity
+
+
+def _of_widths(shape: LayerShape, pair: Pair) -> LayerShape:
+    """A layer of the same form with these widths."""
+    return replace(shape, in_channels=pair[0], out_channels=pair[1], groups=pair[0] if shape.depthwise else shape.groups)
 
 
 def _flat(entry: CostEntry) -> dict[str, Any]:
