@@ -98,6 +98,12 @@ class Calibration:
     error_percent: float
     anchors: tuple[Anchor, ...]
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
+        """The calibration that ``dataclasses.asdict`` made this of.  KeyError or TypeError if fields are missing or unknown."""
+        anchors = tuple(Anchor(**{**anchor, "widths": tuple(anchor["widths"])}) for anchor in data["anchors"])
+        return cls(**{**data, "setting": Setting(**data["setting"]), "anchors": anchors})
+
 
 Key = tuple[LayerShape, Setting, CostName]
 
@@ -112,8 +118,8 @@ class Entries(Protocol):
 
     def __iter__(self) -> Iterator[CostEntry]: ...
 
-    def widths(self, forms: Collection[Key]) -> Mapping[Key, Widths]:
-        """The widths measured for each of these forms; forms that were not measured are left out."""
+    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+        """The widths measured for each of these forms, or for every form; forms that were not measured are left out."""
         ...
 
     def find(self, keys: Collection[Key]) -> Mapping[Key, CostEntry]:
@@ -145,6 +151,15 @@ class CostTable:
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
         return tuple(self._calibrations.values())
+
+    @property
+    def forms(self) -> Mapping[Key, Widths]:
+        """Every form that was measured, with its widths."""
+        return self._entries.widths()
+
+    def measures(self, quantity: CostName) -> bool:
+        """Whether there is any entry of this quantity."""
+        return any(of == quantity for _, _, of in self.forms)
 
     def entry(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
         """The measured entry, or one of kind ``interpolated`` from the next measured widths.  NoCost beyond what was measured."""
@@ -219,7 +234,7 @@ class CostTable:
     def from_json(cls, data: Mapping[str, Any]) -> CostTable:
         """A table from ``to_json`` data.  ValueError if fields are missing or unknown."""
         try:
-            return cls(data["device"], map(_entry, data["entries"]), map(_calibration, data["calibrations"]))
+            return cls(data["device"], map(_entry, data["entries"]), map(Calibration.from_json, data["calibrations"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is not a cost table ({error}); expected the output of CostTable.to_json") from error
 
@@ -318,8 +333,8 @@ class InMemory:
     def __iter__(self) -> Iterator[CostEntry]:
         return iter(self._entries.values())
 
-    def widths(self, forms: Collection[Key]) -> Mapping[Key, Widths]:
-        for form in forms:
+    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+        for form in self._pairs if forms is None else forms:
             if form in self._pairs and form not in self._widths:
                 self._widths[form] = Widths(self._pairs[form])
         return self._widths
@@ -332,15 +347,14 @@ _Step = tuple[Key | None, Key | None]  # the measured layers above and below one
 
 
 def _step(key: Key, widths: Widths | None) -> _Step:
-    shape, setting, quantity = key
-    pair = shape.in_channels, shape.out_channels
+    pair = key[0].in_channels, key[0].out_channels
     above = widths.above(pair) if widths else None
     if widths is None or above is None:
         return None, None
     if above == pair:
         return key, None
-    below = widths.below(pair)
-    return (_of_widths(shape, above), setting, quantity), None if below is None else (_of_widths(shape, below), setting, quantity)
+    form, below = form_of(key), widths.below(pair)
+    return of_form(form, above), None if below is None else of_form(form, below)
 
 
 def form_of(key: Key) -> Key:
@@ -349,9 +363,10 @@ def form_of(key: Key) -> Key:
     return replace(shape, in_channels=0, out_channels=0, groups=0 if shape.depthwise else shape.groups), setting, quantity
 
 
-def _of_widths(shape: LayerShape, pair: Pair) -> LayerShape:
-    """A layer of the same form with these widths."""
-    return replace(shape, in_channels=pair[0], out_channels=pair[1], groups=pair[0] if shape.depthwise else shape.groups)
+def of_form(form: Key, pair: Pair) -> Key:
+    """The key of this form and these widths."""
+    shape, setting, quantity = form
+    return replace(shape, in_channels=pair[0], out_channels=pair[1], groups=shape.groups or pair[0]), setting, quantity
 
 
 def _flat(entry: CostEntry) -> dict[str, Any]:
@@ -367,8 +382,3 @@ def _flat_names() -> list[str]:
 
 def _entry(data: Mapping[str, Any]) -> CostEntry:
     return CostEntry(**{**data, "shape": LayerShape(**data["shape"]), "setting": Setting(**data["setting"])})
-
-
-def _calibration(data: Mapping[str, Any]) -> Calibration:
-    anchors = tuple(Anchor(**{**anchor, "widths": tuple(anchor["widths"])}) for anchor in data["anchors"])
-    return Calibration(**{**data, "setting": Setting(**data["setting"]), "anchors": anchors})

@@ -22,6 +22,8 @@ class Widths:
 
     __slots__ = ("_codes", "_inputs", "_outputs")
 
+    BYTES_PER_PAIR = 8
+
     def __init__(self, pairs: Iterable[Pair] = ()) -> None:
         self._codes: Sequence[int] = array("Q", sorted({encoded(pair) for pair in pairs}))
         self._axes_of_codes()

@@ -76,6 +76,12 @@ class Database:
             yield session
 
     @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """The same for statements that need no objects: a third of the time of a session."""
+        with _translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
     def _turn(self) -> Iterator[None]:
         """One writer of this process at a time on SQLite: its own waiters sleep and try again, some of them for seconds."""
         if self._write_lock is None:

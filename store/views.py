@@ -170,7 +170,7 @@ class Ring:
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device, and how much its cost table holds.  ``fingerprint`` is what it is now, ``measured_fingerprint`` what it was when its table
-    was last saved: where they differ, the table's numbers are those of another machine."""
+    was measured: where they differ, the table's numbers are those of another machine."""
 
     name: str
     fingerprint: dict[str, Any]
@@ -180,3 +180,15 @@ class Device:
     registered_at: datetime
     measured_at: datetime | None
     measured_fingerprint: dict[str, Any] | None
+
+    @property
+    def expired(self) -> str | None:
+        """What has changed since the table was measured, so that its numbers may no longer hold; None where nothing has."""
+        was, now = self.measured_fingerprint, self.fingerprint
+        if was is None or was == now:
+            return None
+        changed = (
+            f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)
+        )
+        remedy = "run wattle profile again"
+        return f"{self.name} has changed since it was measured ({', '.join(changed)}): its prices may no longer hold; {remedy}"
