@@ -11,7 +11,6 @@ setting, fitted to whole networks (anchors) measured in the same session; ``Tabl
 from __future__ import annotations
 
 import csv
-import io
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -221,14 +220,15 @@ class CostTable:
             "calibrations": [asdict(calibration) for calibration in self.calibrations],
         }
 
-    def to_csv(self) -> str:
-        """The entries, one per line, with a column per field; calibrations are left out."""
-        rows = [{"device": self.device, **_flat(entry)} for entry in self]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["device", *_flat_names()], lineterminator="\n")
+    def to_csv(self) -> Iterator[str]:
+        """The entries, a line each, with a column per field and a line of their names first; calibrations are left out."""
+        line = _Line()
+        writer = csv.DictWriter(line, ["device", *_flat_names()], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        yield line.text
+        for entry in self:
+            writer.writerow({"device": self.device, **_flat(entry)})
+            yield line.text
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostTable:
@@ -367,6 +367,15 @@ def of_form(form: Key, pair: Pair) -> Key:
     """The key of this form and these widths."""
     shape, setting, quantity = form
     return replace(shape, in_channels=pair[0], out_channels=pair[1], groups=shape.groups or pair[0]), setting, quantity
+
+
+class _Line:
+    """A file that remembers what was written to it last."""
+
+    text = ""
+
+    def write(self, text: str) -> None:
+        self.text = text
 
 
 def _flat(entry: CostEntry) -> dict[str, Any]:

@@ -26,25 +26,25 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 @dataclass(slots=True)
 class Tables:
-    """Cost tables by device, read again when their version in the store has grown."""
+    """Devices with their cost tables, opened again when their version in the store has grown."""
 
-    _known: dict[str, tuple[int, CostTable]] = field(default_factory=dict)
+    _known: dict[str, tuple[Device, CostTable]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def load(self, db: Database, name: str) -> CostTable:
-        return self.versioned(db, name)[1]
+        return self.opened(db, name)[1]
 
-    def versioned(self, db: Database, name: str) -> tuple[int, CostTable]:
-        """The table with its version.  UnknownDevice if the device was never registered."""
+    def opened(self, db: Database, name: str) -> tuple[Device, CostTable]:
+        """The device as it was when its table was opened, and the table.  UnknownDevice if it was never registered."""
         version = devices.table_version(db, name)
         with self._lock:
             known = self._known.get(name)
-        if known is not None and known[0] == version:
+        if known is not None and known[0].table_version == version:
             return known
-        table = devices.load_table(db, name)
+        known = devices.open_table(db, name)
         with self._lock:
-            self._known[name] = (version, table)
-        return version, table
+            self._known[name] = known
+        return known
 
 
 @dataclass(slots=True)
@@ -98,14 +98,18 @@ def existing_device(service: TheService, name: DeviceName) -> Device:
 
 @dataclass(frozen=True, slots=True)
 class KnownTable:
-    """A device's cost table, and the entity tag of whatever is answered from it alone."""
+    """A device with its cost table, and the entity tag of whatever is answered from it alone."""
 
+    origin: Device
     table: CostTable
-    etag: str
 
     @property
     def device(self) -> str:
-        return self.table.device
+        return self.origin.name
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.device}/{self.origin.table_version}"'
 
     def unchanged(self, if_none_match: str | None) -> bool:
         """Whether the client has the answer already."""
@@ -120,10 +124,9 @@ class KnownTable:
 def existing_table(service: TheService, name: DeviceName) -> KnownTable:
     """The cost table of the path's device; 404 if no worker has registered it."""
     try:
-        version, table = service.tables.versioned(service.db, name)
+        return KnownTable(*service.tables.opened(service.db, name))
     except UnknownDevice as error:
         raise _no_device(name) from error
-    return KnownTable(table, f'"{name}/{version}"')
 
 
 def _no_device(name: str) -> Refusal:

@@ -208,16 +208,17 @@ class DeviceView(_View):
 
     name: str
     fingerprint: dict[str, Any]
-    table_version: int = Field(description="grows with every change of the cost table; 0: no table yet")
+    table_version: int = Field(description="grows with every change of the cost table, or of the device under it; 0: no table yet")
     entries: int = Field(description="cost entries of layers")
     calibrations: int = Field(description="quantities and settings that whole networks were measured for")
     registered_at: datetime
     measured_at: datetime | None
-    measured_fingerprint: dict[str, Any] | None = Field(description="what the device was when its table was last measured")
+    measured_fingerprint: dict[str, Any] | None = Field(description="what the device was when its table was measured")
+    expired: str | None = Field(description="what has changed since, so that the table may no longer hold; null: nothing")
 
     @classmethod
     def of(cls, device: Device) -> Self:
-        return cls(**asdict(device))
+        return cls(**asdict(device), expired=device.expired)
 
 
 class DeviceList(_View):
@@ -286,11 +287,12 @@ class CostEntryView(_View):
     repetitions: int | None
     rejected: int | None
     measured_at: str | None
+    expired: str | None = Field(description="what has changed on the device since, so that the number may no longer hold; null: nothing")
 
     @classmethod
-    def of(cls, device: str, entry: CostEntry) -> Self:
+    def of(cls, device: str, entry: CostEntry, expired: str | None) -> Self:
         fields = asdict(entry)
-        return cls(**{**fields, "device": device, "setting": SettingView.of(entry.setting)})
+        return cls(**{**fields, "device": device, "setting": SettingView.of(entry.setting), "expired": expired})
 
     @classmethod
     def exact(cls, device: str, shape: LayerShape, setting: Setting, model: CostModel) -> Self:
@@ -298,6 +300,7 @@ class CostEntryView(_View):
         return cls(
             device=device, shape=ShapeView(**asdict(shape)), setting=SettingView.of(setting), quantity=model.name, value=found.value,
             unit=found.unit, kind=found.kind, low=None, high=None, meter=None, repetitions=None, rejected=None, measured_at=None,
+            expired=None,
         )  # fmt: skip
 
 
@@ -315,12 +318,27 @@ class CostAnswer(_View):
     entry: CostEntryView | None
     problem: ProblemView | None
 
+    @classmethod
+    def of(cls, answer: CostEntryView | Problem) -> Self:
+        if isinstance(answer, Problem):
+            return cls(entry=None, problem=ProblemView.of(answer))
+        return cls(entry=answer, problem=None)
+
 
 class CostAnswers(_View):
     """One answer for each query, in order."""
 
     device: str
     answers: list[CostAnswer]
+
+
+class TableImport(_View):
+    """What an import did, or with ``dry_run`` would do, and the device as it then is."""
+
+    entries: int = Field(description="entries in the document; those of the same key were replaced")
+    calibrations: int
+    dry_run: bool
+    device: DeviceView
 
 
 class NetworkCostQuery(BaseModel):

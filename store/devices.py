@@ -16,8 +16,9 @@ from store.database import Database
 from store.dialects import insert_into
 from store.entries import StoredEntries, fingerprint_digest
 from store.leases import hold
+from store.table_document import TableDocument
 from store.tables import CalibrationRow, DeviceRow
-from store.views import Device, Lease, UnknownDevice
+from store.views import Device, Lease, MeasuredElsewhere, UnknownDevice, differences
 
 
 def register(db: Database, name: str, fingerprint: dict[str, Any]) -> Device:
@@ -73,7 +74,31 @@ def save_table(db: Database, lease: Lease | None, table: CostTable) -> int:
         if row is None:
             raise UnknownDevice(f"device {table.device!r} is not registered; `wattle devices` lists those that are")
         row.measured_fingerprint = row.fingerprint
+        row.measured_at = database_time()
         return add_to_table(session, row, table)
+
+
+def import_table(db: Database, name: str, document: TableDocument, dry_run: bool = False) -> Device:
+    """Add a table from elsewhere to that of a device, which becomes known by it if it was not.  Returns the device as it then is.
+
+    MeasuredElsewhere where the device has a table that was measured on something else: all stays as it was.
+    """
+    with db.transaction() as session:
+        row = session.scalar(select(DeviceRow).where(DeviceRow.name == name).with_for_update())
+        if row is None:
+            row = DeviceRow(name=name, fingerprint=document.fingerprint, table_version=0)
+            session.add(row)
+            session.flush()
+        elif row.measured_fingerprint != document.fingerprint and _view(session, name).entries:
+            raise MeasuredElsewhere(name, differences(row.measured_fingerprint or {}, document.fingerprint))
+        row.measured_fingerprint = document.fingerprint
+        add_to_table(session, row, document.table(name))
+        row.measured_at = document.measured_at or row.measured_at
+        session.flush()
+        device = _view(session, name)
+        if dry_run:
+            session.rollback()
+        return device
 
 
 def add_to_table(session: Session, row: DeviceRow, table: CostTable) -> int:
@@ -82,7 +107,6 @@ def add_to_table(session: Session, row: DeviceRow, table: CostTable) -> int:
     entries.save(session, row.name, measured_as, table)
     _save_calibrations(session, row.name, measured_as, table.calibrations)
     row.table_version += 1
-    row.measured_at = database_time()
     session.flush()
     return row.table_version
 
