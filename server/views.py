@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any, Literal, Self
 
@@ -231,22 +231,6 @@ class DeviceDetail(DeviceView):
     calibrated: list[CalibrationView]
 
 
-class ShapeView(_View):
-    """A layer shape; height and width are those of the input in pixels."""
-
-    op: Op
-    in_channels: int
-    out_channels: int
-    kernel: int
-    stride: int
-    groups: int
-    height: int
-    width: int
-    norm: bool
-    activation: Activation
-    residual: bool
-
-
 class ShapeQuery(BaseModel):
     """One layer shape in one setting.  A depthwise convolution has ``groups`` equal to both channel counts."""
 
@@ -275,7 +259,7 @@ class CostEntryView(_View):
     """One number of a cost table, with its origin."""
 
     device: str
-    shape: ShapeView
+    shape: LayerShape
     setting: SettingView
     quantity: CostName
     value: float
@@ -291,14 +275,14 @@ class CostEntryView(_View):
 
     @classmethod
     def of(cls, device: str, entry: CostEntry, expired: str | None) -> Self:
-        fields = asdict(entry)
-        return cls(**{**fields, "device": device, "setting": SettingView.of(entry.setting), "expired": expired})
+        values = {field.name: getattr(entry, field.name) for field in fields(entry)}  # `asdict` copies for longer than all the rest takes
+        return cls(**{**values, "device": device, "setting": SettingView.of(entry.setting), "expired": expired})
 
     @classmethod
     def exact(cls, device: str, shape: LayerShape, setting: Setting, model: CostModel) -> Self:
         found = model.layer(shape)
         return cls(
-            device=device, shape=ShapeView(**asdict(shape)), setting=SettingView.of(setting), quantity=model.name, value=found.value,
+            device=device, shape=shape, setting=SettingView.of(setting), quantity=model.name, value=found.value,
             unit=found.unit, kind=found.kind, low=None, high=None, meter=None, repetitions=None, rejected=None, measured_at=None,
             expired=None,
         )  # fmt: skip
@@ -359,7 +343,7 @@ class LayerCost(_View):
     """What one layer adds to the network."""
 
     name: str
-    shape: ShapeView
+    shape: LayerShape
     cost: CostView
 
 
@@ -388,7 +372,7 @@ class NetworkCost(_View):
 
 def _layer_costs(units: Iterable[Unit], model: CostModel) -> Iterable[LayerCost]:
     for unit in units:
-        yield LayerCost(name=unit.name, shape=ShapeView(**asdict(unit.shape)), cost=CostView.of(model.layer(unit.shape)))
+        yield LayerCost(name=unit.name, shape=unit.shape, cost=CostView.of(model.layer(unit.shape)))
 
 
 class Health(_View):

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from costs.table import Calibration, CostTable
@@ -19,6 +19,8 @@ from store.leases import hold
 from store.table_document import TableDocument
 from store.tables import CalibrationRow, DeviceRow
 from store.views import Device, Lease, MeasuredElsewhere, UnknownDevice, differences
+
+_VERSION = select(DeviceRow.table_version).where(DeviceRow.name == bindparam("name"))  # made once: it is part of every answer
 
 
 def register(db: Database, name: str, fingerprint: dict[str, Any]) -> Device:
@@ -34,7 +36,7 @@ def register(db: Database, name: str, fingerprint: dict[str, Any]) -> Device:
         elif row.fingerprint != fingerprint:
             row.fingerprint = fingerprint
             row.table_version += 1 if row.table_version else 0
-            if entries.measured(session.connection(), name, fingerprint_digest(fingerprint)):
+            if entries.count(session.connection(), name, fingerprint_digest(fingerprint)):
                 row.measured_fingerprint = fingerprint
             session.flush()
         return _view(session, name)
@@ -54,10 +56,10 @@ def device(db: Database, name: str) -> Device:
 
 def table_version(db: Database, name: str) -> int:
     """How often the device's table was saved.  An opened table stays true until this number changes.  UnknownDevice if never registered."""
-    with db.connection() as connection:
-        version = connection.scalar(select(DeviceRow.table_version).where(DeviceRow.name == name))
-    if version is None:
+    found = db.rows(_VERSION, {"name": name})
+    if not found:
         raise _unknown(name)
+    version: int = found[0][0]
     return version
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from costs.shapes import LayerShape
@@ -36,6 +36,16 @@ _Known = tuple[int, Widths]  # a form's number, and what was measured of it
 _T = TypeVar("_T")
 
 
+# Made once: making a statement takes longer than running it.
+_OF_TABLE = (_FORMS.device == bindparam("device")) & (_FORMS.measured_as == bindparam("measured_as"))
+_KNOWN_FORMS = select(_FORMS.digest, _FORMS.id, _FORMS.widths).where(_OF_TABLE, _FORMS.digest.in_(bindparam("digests", expanding=True)))
+_EVERY_FORM = select(_FORMS.id, _FORMS.quantity, _FORMS.form, _FORMS.widths).where(_OF_TABLE).order_by(_FORMS.id)
+_COUNT = select(func.sum(func.length(_FORMS.widths))).where(_OF_TABLE)  # counting a million rows takes a tenth of a second
+_AT_PLACES = select(_ENTRIES.place, _ENTRIES.entry).where(_ENTRIES.place.in_(bindparam("places", expanding=True)))
+_IN_FORM = _ENTRIES.place.between(bindparam("first"), bindparam("last"))
+_BETWEEN = select(_ENTRIES.place, _ENTRIES.entry).where(_IN_FORM).order_by(_ENTRIES.place)
+
+
 class StoredEntries:
     """The entries of a device, as one state of it was measured (``costs.table.Entries``).  Entries are replaced, never removed."""
 
@@ -46,25 +56,23 @@ class StoredEntries:
         self._entries: Memory[int, CostEntry] = Memory(REMEMBERED_ENTRIES)
 
     def __len__(self) -> int:
-        with self._db.connection() as connection:
-            return _count(connection, self._table)
+        ((total,),) = self._db.rows(_COUNT, self._table)
+        return (total or 0) // Widths.BYTES_PER_PAIR
 
     def __iter__(self) -> Iterator[CostEntry]:
-        with self._db.connection() as connection:
-            yield from _all(connection, self._table)
+        with self._db.reading() as session:
+            yield from _all(session.connection(), self._table)
 
     def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
         known = self._every_form() if forms is None else self._known(forms)
         return {form: widths for form, (_, widths) in known.items()}
 
-    def find(self, keys: Collection[Key]) -> Mapping[Key, CostEntry]:
-        forms = {key: form_of(key) for key in keys}
-        known = self._known(set(forms.values()))
-        places = {_place(known[form][0], key[0]): key for key, form in forms.items()}
+    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
+        known = self._known(set(keys.values()))
+        places = {_place(known[form][0], key[0]): key for key, form in keys.items()}
         found = self._entries.those_of(places)
         for chunk in _chunks(place for place in places if place not in found):
-            with self._db.connection() as connection:
-                rows = connection.execute(select(_ENTRIES.place, _ENTRIES.entry).where(_ENTRIES.place.in_(chunk))).all()
+            rows = self._db.rows(_AT_PLACES, {"places": chunk})
             found |= self._entries.kept({place: CostEntry(*places[place], **data) for place, data in rows})
         return {places[place]: entry for place, entry in found.items()}
 
@@ -72,16 +80,13 @@ class StoredEntries:
         found = self._forms.those_of(forms)
         for chunk in _chunks(form for form in forms if form not in found):
             by_digest = {_digest(form): form for form in chunk}
-            with self._db.connection() as connection:
-                rows = _forms(connection, self._table, by_digest)
-            found |= self._forms.kept({by_digest[digest]: (number, widths) for digest, (number, widths) in rows.items()})
+            rows = self._db.rows(_KNOWN_FORMS, {**self._table, "digests": list(by_digest)})
+            found |= self._forms.kept({by_digest[digest]: (number, Widths.from_bytes(widths)) for digest, number, widths in rows})
         return found
 
     def _every_form(self) -> dict[Key, _Known]:
-        columns = select(_FORMS.quantity, _FORMS.form, _FORMS.id, _FORMS.widths).where(self._table).order_by(_FORMS.id)
-        with self._db.connection() as connection:
-            rows = connection.execute(columns).all()
-        return self._forms.kept({_form(form, quantity): (number, Widths.from_bytes(widths)) for quantity, form, number, widths in rows})
+        rows = self._db.rows(_EVERY_FORM, self._table)
+        return {_form(form, quantity): (number, Widths.from_bytes(widths)) for number, quantity, form, widths in rows}
 
 
 def save(session: Session, device: str, measured_as: str, entries: Iterable[CostEntry]) -> None:
@@ -104,19 +109,9 @@ def load(connection: Connection, device: str, measured_as: str) -> list[CostEntr
     return list(_all(connection, _of_table(device, measured_as)))
 
 
-def measured(connection: Connection, device: str, measured_as: str) -> bool:
-    """Whether there is any entry of this device as it is described."""
-    return connection.scalar(select(_FORMS.id).where(_of_table(device, measured_as)).limit(1)) is not None
-
-
 def count(connection: Connection, device: str, measured_as: str) -> int:
     """How many entries there are of this device as it was measured."""
-    return _count(connection, _of_table(device, measured_as))
-
-
-def _count(connection: Connection, table: ColumnElement[bool]) -> int:
-    # from the forms alone: counting a million rows takes a tenth of a second
-    return (connection.scalar(select(func.sum(func.length(_FORMS.widths))).where(table)) or 0) // Widths.BYTES_PER_PAIR
+    return (connection.scalar(_COUNT, _of_table(device, measured_as)) or 0) // Widths.BYTES_PER_PAIR
 
 
 def fingerprint_digest(fingerprint: Mapping[str, Any] | None) -> str:
@@ -124,24 +119,22 @@ def fingerprint_digest(fingerprint: Mapping[str, Any] | None) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 
-def _of_table(device: str, measured_as: str) -> ColumnElement[bool]:
-    return (_FORMS.device == device) & (_FORMS.measured_as == measured_as)
+def _of_table(device: str, measured_as: str) -> dict[str, str]:
+    return {"device": device, "measured_as": measured_as}
 
 
-def _all(connection: Connection, table: ColumnElement[bool]) -> Iterator[CostEntry]:
+def _all(connection: Connection, table: Mapping[str, str]) -> Iterator[CostEntry]:
     """Form by form, in each by rising widths."""
-    for number, quantity, data in connection.execute(
-        select(_FORMS.id, _FORMS.quantity, _FORMS.form).where(table).order_by(_FORMS.id)
-    ).all():
+    for number, quantity, data, _ in connection.execute(_EVERY_FORM, table).all():
         form = _form(data, quantity)
-        rows = select(_ENTRIES.place, _ENTRIES.entry).where(_ENTRIES.place.between(number << 2 * BITS, (number + 1 << 2 * BITS) - 1))
-        for place, entry in connection.execute(rows.order_by(_ENTRIES.place)):
-            yield CostEntry(*of_form(form, decoded(place - (number << 2 * BITS))), **entry)
+        first, last = number << 2 * BITS, (number + 1 << 2 * BITS) - 1
+        for place, entry in connection.execute(_BETWEEN, {"first": first, "last": last}):
+            yield CostEntry(*of_form(form, decoded(place - first)), **entry)
 
 
-def _forms(connection: Connection, table: ColumnElement[bool], digests: Iterable[str]) -> dict[str, _Known]:
+def _forms(connection: Connection, table: Mapping[str, str], digests: Iterable[str]) -> dict[str, _Known]:
     """Number and widths of the forms with these digests."""
-    rows = connection.execute(select(_FORMS.digest, _FORMS.id, _FORMS.widths).where(table, _FORMS.digest.in_(list(digests)))).all()
+    rows = connection.execute(_KNOWN_FORMS, {**table, "digests": list(digests)})
     return {digest: (number, Widths.from_bytes(widths)) for digest, number, widths in rows}
 
 
@@ -154,8 +147,7 @@ def _save_forms(session: Session, device: str, measured_as: str, pairs: Mapping[
     if wider:
         forms = table_of(CostFormRow)
         connection.execute(update(forms).where(_FORMS.id == bindparam("number")).values(widths=bindparam("all")), wider)
-    of_table = {"device": device, "measured_as": measured_as}
-    if new := [{**of_table, **_form_row(form, pairs[form])} for form, digest in digests.items() if digest not in known]:
+    if new := [{**table, **_form_row(form, pairs[form])} for form, digest in digests.items() if digest not in known]:
         connection.execute(insert(table_of(CostFormRow)), new)
     numbers = _forms(connection, table, digests.values())
     return {form: numbers[digest][0] for form, digest in digests.items()}
