@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -26,25 +26,30 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 @dataclass(slots=True)
 class Tables:
-    """Devices with their cost tables, opened again when their version in the store has grown."""
+    """Devices with their cost tables, opened again when their version in the store has grown.
 
-    _known: dict[str, tuple[Device, CostTable]] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
+    What another process saved is seen after ``fresh_seconds`` at the latest: asking for the version takes as long as an answer does.
+    """
+
+    fresh_seconds: float = 0.05
+    _known: dict[str, tuple[float, Device, CostTable]] = field(default_factory=dict)
 
     def load(self, db: Database, name: str) -> CostTable:
         return self.opened(db, name)[1]
 
     def opened(self, db: Database, name: str) -> tuple[Device, CostTable]:
         """The device as it was when its table was opened, and the table.  UnknownDevice if it was never registered."""
-        version = devices.table_version(db, name)
-        with self._lock:
-            known = self._known.get(name)
-        if known is not None and known[0].table_version == version:
-            return known
-        known = devices.open_table(db, name)
-        with self._lock:
-            self._known[name] = known
-        return known
+        known, now = self._known.get(name), time.monotonic()
+        if known is not None and now - known[0] < self.fresh_seconds:
+            return known[1:]
+        if known is None or devices.table_version(db, name) != known[1].table_version:
+            known = (now, *devices.open_table(db, name))
+        self._known[name] = (now, *known[1:])
+        return known[1:]
+
+    def forget(self, name: str) -> None:
+        """What was just changed in this process is seen at once."""
+        self._known.pop(name, None)
 
 
 @dataclass(slots=True)

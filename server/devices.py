@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from costs.model import EXACT, CostModel, CostName
 from costs.shapes import LayerShape, Wiring
@@ -28,6 +29,7 @@ from server.views import (
     ShapeQueries,
     ShapeQuery,
     TableImport,
+    query_parameters,
 )  # fmt: skip
 from store import devices
 from store.admission import calibration_warnings, cost_model, seed_network
@@ -59,8 +61,23 @@ def get_device(device: TheDevice, service: TheService) -> DeviceDetail:
     return DeviceDetail(**DeviceView.of(device).model_dump(), calibrated=[CalibrationView.of(each) for each in table.calibrations])
 
 
-@router.get("/{name}/costs", response_model=CostEntryView, responses={**_UNCHANGED, **documented(404, 422)})
-def get_cost(service: TheService, name: DeviceName, query: Annotated[ShapeQuery, Query()], if_none_match: IfNoneMatch = None) -> Response:
+async def shape_query(request: Request) -> ShapeQuery:
+    """The layer that the query parameters name.  FastAPI itself would take longer to read them than the whole answer takes."""
+    try:
+        return ShapeQuery.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("query", *each["loc"])} for each in error.errors()]) from error
+
+
+@router.get(
+    "/{name}/costs",
+    response_model=CostEntryView,
+    responses={**_UNCHANGED, **documented(404, 422)},
+    openapi_extra={"parameters": query_parameters(ShapeQuery)},
+)
+def get_cost(
+    service: TheService, name: DeviceName, query: Annotated[ShapeQuery, Depends(shape_query)], if_none_match: IfNoneMatch = None
+) -> Response:
     """What one layer costs on its own: counted, measured, or from the next measured widths.  404 beyond what was measured."""
     known = existing_table(service, name)
     if known.unchanged(if_none_match):
@@ -104,6 +121,7 @@ def import_table(
     """Add a table that was measured elsewhere, as GET writes it.  All or nothing; 409 where the device's own is of another machine."""
     try:
         device = devices.import_table(service.db, name, document, dry_run)
+        service.tables.forget(name)
     except MeasuredElsewhere as error:
         raise Refusal(409, str(error), [Problem("fingerprint", error.changes, None, error.remedy, str(error))]) from error
     counts = {"entries": len(document.entries), "calibrations": len(document.calibrations)}

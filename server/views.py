@@ -255,6 +255,13 @@ class ShapeQuery(BaseModel):
         return LayerShape(**self.model_dump(exclude={"cost", "batch_size", "threads"}))
 
 
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """How OpenAPI says that the fields of a model are query parameters."""
+    schema = model.model_json_schema()
+    required = schema.get("required", [])
+    return [{"name": name, "in": "query", "required": name in required, "schema": each} for name, each in schema["properties"].items()]
+
+
 class CostEntryView(_View):
     """One number of a cost table, with its origin."""
 
