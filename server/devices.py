@@ -10,11 +10,12 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from costs.model import EXACT, CostModel, CostName
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostEntry, Key, NoCost, Setting, TableCost
-from server.deps import DeviceName, KnownTable, TheDevice, TheService, TheTable, existing_table
+from server.deps import DeviceName, KnownTable, Service, TheDevice, TheService, TheTable, existing_table
 from server.problems import Refusal, documented
 from server.views import (
     CalibrationView,
@@ -75,10 +76,16 @@ async def shape_query(request: Request) -> ShapeQuery:
     responses={**_UNCHANGED, **documented(404, 422)},
     openapi_extra={"parameters": query_parameters(ShapeQuery)},
 )
-def get_cost(
+async def get_cost(
     service: TheService, name: DeviceName, query: Annotated[ShapeQuery, Depends(shape_query)], if_none_match: IfNoneMatch = None
 ) -> Response:
     """What one layer costs on its own: counted, measured, or from the next measured widths.  404 beyond what was measured."""
+    if service.db.is_local:  # a thread would take longer to get its turn than the file takes to answer
+        return _one_cost(service, name, query, if_none_match)
+    return await run_in_threadpool(_one_cost, service, name, query, if_none_match)
+
+
+def _one_cost(service: Service, name: str, query: ShapeQuery, if_none_match: str | None) -> Response:
     known = existing_table(service, name)
     if known.unchanged(if_none_match):
         return Response(status_code=304, headers=known.headers)

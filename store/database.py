@@ -56,6 +56,7 @@ class Database:
         else:
             raise ValueError(f"database URL names {backend!r}; the store knows sqlite and postgresql+psycopg")
         self.backend = backend
+        self.is_local = backend == "sqlite"  # a read of a few rows waits for no network and, under WAL, for no writer
         self._write_lock = threading.Lock() if backend == "sqlite" else None
         self.engine = create_engine(parsed, connect_args=arguments, json_serializer=_to_json, pool_pre_ping=backend == "postgresql")
         self._reader = self.engine.execution_options(read_only=True, **({"postgresql_readonly": True} if backend == "postgresql" else {}))
