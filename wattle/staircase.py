@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
 from wattle.client import Document, ProblemError
 from wattle.report import ABSENT, setting_words
 
-BAR = 40  # columns of the longest interval
+SHORTEST, BAR = 10, 40  # columns of the longest interval, in a narrow terminal and in a wide one
 MOST = 1000  # widths in one command
 
 
@@ -38,18 +40,16 @@ def render(axis: str, asked: Sequence[int], answers: Sequence[Document]) -> Rend
         return Group(*notes)
     notes += [Text(f"warning: {entries[0]['expired']}", style="yellow")] if entries[0]["expired"] else []
     longest = max(entry["high"] or entry["value"] for entry in entries)
-    table = Table(
-        Column(axis, justify="right"), Column(entries[0]["unit"], justify="right"), Column("95 %", justify="right"), "kind",
-        Column("█ at least, ▓ to the value, ░ at most", no_wrap=True, min_width=BAR), box=None, pad_edge=False, title=_title(entries[0]),
-        title_justify="left",
-    )  # fmt: skip
+    numbers = (Column(name, justify="right", no_wrap=True) for name in (axis, entries[0]["unit"], "95 %"))
+    title = _title(entries[0])
+    table = Table(*numbers, "kind", "█ at least, ▓ to the value, ░ at most", box=None, pad_edge=False, title=title, title_justify="left")
     for which, entry in _steps(asked, answers):
         if entry is None:
             table.add_row(which, ABSENT, "", "not priced", "", style="dim")
         else:
             interval = "" if entry["low"] is None else f"{entry['low']:.4g} to {entry['high']:.4g}"
             style = "" if entry["kind"] in ("measured", "exact") else "dim"
-            table.add_row(which, f"{entry['value']:.4g}", interval, entry["kind"], _bar(entry, longest), style=style)
+            table.add_row(which, f"{entry['value']:.4g}", interval, entry["kind"], _Bar.of(entry, longest), style=style)
     return Group(table, *notes)
 
 
@@ -66,10 +66,27 @@ def _steps(asked: Sequence[int], answers: Sequence[Document]) -> Iterator[tuple[
         yield (str(first) if first == last else f"{first} to {last}"), step[0][1]["entry"]
 
 
-def _bar(entry: Document, longest: float) -> str:
-    low, high = (entry["value"] if entry[end] is None else entry[end] for end in ("low", "high"))
-    ends = [round(BAR * value / longest) if longest else 0 for value in (low, entry["value"], high)]
-    return "█" * ends[0] + "▓" * (ends[1] - ends[0]) + "░" * (ends[2] - ends[1])
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """An interval as a bar that fills the columns there are, the longest one all of them."""
+
+    low: float
+    value: float
+    high: float
+    longest: float
+
+    @classmethod
+    def of(cls, entry: Document, longest: float) -> _Bar:
+        low, high = (entry["value"] if entry[end] is None else entry[end] for end in ("low", "high"))
+        return cls(low, entry["value"], high, longest)
+
+    def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(SHORTEST, BAR)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        scale = min(BAR, options.max_width) / self.longest if self.longest else 0.0
+        ends = [round(scale * value) for value in (self.low, self.value, self.high)]
+        yield Text("█" * ends[0] + "▓" * (ends[1] - ends[0]) + "░" * (ends[2] - ends[1]), no_wrap=True)
 
 
 def _title(entry: Document) -> str:
