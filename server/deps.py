@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -26,12 +27,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 @dataclass(slots=True)
 class Tables:
-    """Devices with their cost tables, opened again when their version in the store has grown.
+    """Devices with their cost tables, opened again when their version in the store has grown."""
 
-    What another process saved is seen after ``fresh_seconds`` at the latest: asking for the version takes as long as an answer does.
-    """
-
-    fresh_seconds: float = 0.05
+    recent_seconds: float = 0.05
     _known: dict[str, tuple[float, Device, CostTable]] = field(default_factory=dict)
 
     def load(self, db: Database, name: str) -> CostTable:
@@ -40,16 +38,15 @@ class Tables:
     def opened(self, db: Database, name: str) -> tuple[Device, CostTable]:
         """The device as it was when its table was opened, and the table.  UnknownDevice if it was never registered."""
         known, now = self._known.get(name), time.monotonic()
-        if known is not None and now - known[0] < self.fresh_seconds:
-            return known[1:]
         if known is None or devices.table_version(db, name) != known[1].table_version:
             known = (now, *devices.open_table(db, name))
         self._known[name] = (now, *known[1:])
         return known[1:]
 
-    def forget(self, name: str) -> None:
-        """What was just changed in this process is seen at once."""
-        self._known.pop(name, None)
+    def recent(self, db: Database, name: str) -> tuple[Device, CostTable]:
+        """The same, as it was up to ``recent_seconds`` ago: asking for the version takes as long as answering for a layer."""
+        known = self._known.get(name)
+        return known[1:] if known and time.monotonic() - known[0] < self.recent_seconds else self.opened(db, name)
 
 
 @dataclass(slots=True)
@@ -128,8 +125,17 @@ class KnownTable:
 
 def existing_table(service: TheService, name: DeviceName) -> KnownTable:
     """The cost table of the path's device; 404 if no worker has registered it."""
+    return _table(service.tables.opened, service.db, name)
+
+
+def recent_table(service: Service, name: str) -> KnownTable:
+    """The same as it was a moment ago."""
+    return _table(service.tables.recent, service.db, name)
+
+
+def _table(find: Callable[[Database, str], tuple[Device, CostTable]], db: Database, name: str) -> KnownTable:
     try:
-        return KnownTable(*service.tables.opened(service.db, name))
+        return KnownTable(*find(db, name))
     except UnknownDevice as error:
         raise _no_device(name) from error
 

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from costs.model import EXACT, CostModel, CostName
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostEntry, Key, NoCost, Setting, TableCost
-from server.deps import DeviceName, KnownTable, Service, TheDevice, TheService, TheTable, existing_table
+from server.deps import DeviceName, KnownTable, Service, TheDevice, TheService, TheTable, existing_table, recent_table
 from server.problems import Refusal, documented
 from server.views import (
     CalibrationView,
@@ -86,10 +86,13 @@ async def get_cost(
 
 
 def _one_cost(service: Service, name: str, query: ShapeQuery, if_none_match: str | None) -> Response:
-    known = existing_table(service, name)
+    known = recent_table(service, name)
     if known.unchanged(if_none_match):
         return Response(status_code=304, headers=known.headers)
     (answer,) = _answers(known, [query])
+    if isinstance(answer, Problem):  # of the table as it is now, then
+        known = existing_table(service, name)
+        (answer,) = _answers(known, [query])
     if isinstance(answer, Problem):
         raise Refusal(404, answer.message, [answer])
     return _json(answer, known.headers)
@@ -128,7 +131,6 @@ def import_table(
     """Add a table that was measured elsewhere, as GET writes it.  All or nothing; 409 where the device's own is of another machine."""
     try:
         device = devices.import_table(service.db, name, document, dry_run)
-        service.tables.forget(name)
     except MeasuredElsewhere as error:
         raise Refusal(409, str(error), [Problem("fingerprint", error.changes, None, error.remedy, str(error))]) from error
     counts = {"entries": len(document.entries), "calibrations": len(document.calibrations)}

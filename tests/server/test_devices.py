@@ -211,3 +211,14 @@ def test_numbers_that_may_no_longer_hold_say_so(client: TestClient, db: Database
     assert stale.json()["expired"] in client.post("/v1/devices/this-host/costs:network", json=NETWORK).json()["warnings"]
     assert client.get("/v1/devices/this-host").json()["expired"] == stale.json()["expired"]
     assert cost(client, cost="macs").json()["expired"] is None
+
+
+def test_an_answer_may_be_a_moment_old_and_a_refusal_never(client: TestClient, measured: CostTable, db: Database) -> None:
+    client.app.state.service.tables.recent_seconds = 60.0  # type: ignore[attr-defined]
+    assert cost(client).json()["value"] == 0.04
+    stem = next(entry for entry in measured if (entry.shape.in_channels, entry.shape.out_channels) == (1, 4))
+    wide = replace(stem, shape=replace(stem.shape, out_channels=32), value=0.5)
+    devices.save_table(db, None, CostTable("this-host", [wide, replace(stem, value=0.07)]))
+    assert cost(client).json()["value"] == 0.04
+    assert cost(client, out_channels=32).json()["value"] == 0.5
+    assert cost(client).json()["value"] == 0.07, "the table that was read for it is known from now on"
