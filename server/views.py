@@ -252,7 +252,7 @@ class ShapeQuery(BaseModel):
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
 
     def shape(self) -> LayerShape:
-        return LayerShape(**self.model_dump(exclude={"cost", "batch_size", "threads"}))
+        return LayerShape(**{field.name: getattr(self, field.name) for field in fields(LayerShape)})
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -155,7 +155,7 @@ def _save_forms(session: Session, device: str, measured_as: str, pairs: Mapping[
 
 def _form_row(form: Key, pairs: Iterable[Pair]) -> dict[str, Any]:
     shape, setting, quantity = form
-    words = {"shape": asdict(shape), "setting": asdict(setting)}
+    words = {"shape": _words(shape), "setting": _words(setting)}
     return {"quantity": quantity, "digest": _digest(form), "form": words, "widths": Widths(pairs).to_bytes()}
 
 
@@ -176,8 +176,13 @@ def _form(data: Mapping[str, Any], quantity: Any) -> Key:
 
 def _digest(form: Key) -> str:
     shape, setting, quantity = form
-    words = {"shape": asdict(shape), "setting": asdict(setting), "quantity": quantity}
+    words = {"shape": _words(shape), "setting": _words(setting), "quantity": quantity}
     return hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _words(of: LayerShape | Setting) -> dict[str, Any]:
+    """``asdict``, which copies what needs no copy, and was half of the time that a thousand forms take."""
+    return {field.name: getattr(of, field.name) for field in fields(of)}
 
 
 def _chunks(items: Iterable[_T]) -> Iterator[list[_T]]:
