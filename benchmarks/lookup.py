@@ -30,7 +30,7 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving import SERVER, as_environment, exchange, free_port, request, started, wait_ready
+from benchmarks.serving import SERVER, as_environment, cpu_seconds, exchange, free_port, request, started, wait_ready
 from costs.model import CostName
 from costs.shapes import Activation, LayerShape
 from costs.table import UNITS, CostEntry, CostTable, Setting
@@ -70,10 +70,13 @@ class Result:
     empty_async_per_second: float
     rate_to_empty: float
     rate_to_empty_async: float
+    cpu_ms: float
+    cpu_to_empty: float
     refused_p99_ms: float
     batch_first_ms: float
     batch_ms: float
     batch_slowest_ms: float
+    batch_cpu_ms: float
     load_average: float
     cpus: int
 
@@ -91,35 +94,44 @@ def main() -> None:
             forms = _fill(Database(settings.database), options.entries)
         empty = (sys.executable, "-m", "benchmarks.lookup", "--empty", str(empty_port))
         path = {"PYTHONPATH": os.pathsep.join((os.getcwd(), os.environ.get("PYTHONPATH", "")))}
-        with started([SERVER, empty], Path(folder), {**as_environment(settings), **path}) as (server, _):
+        with started([SERVER, empty], Path(folder), {**as_environment(settings), **path}) as (server, plain):
             wait_ready(port, server)
             with console.status("asking"):
-                result = asyncio.run(_measure(port, empty_port, options, forms))
+                result = asyncio.run(_measure((port, empty_port), (server.pid, plain.pid), options, forms))
     show(console, result)
     if options.output:
         options.output.write_text(json.dumps(asdict(result), indent=1))
 
 
-async def _measure(port: int, empty_port: int, options: argparse.Namespace, forms: list[Form]) -> Result:
+async def _measure(ports: tuple[int, int], pids: tuple[int, int], options: argparse.Namespace, forms: list[Form]) -> Result:
+    (port, empty_port), (pid, empty_pid) = ports, pids
     choice = random.Random(0)
     ask, refuse = (_singles(port, forms, choice, beyond) for beyond in (0.05, 1.0))
     plain, plain_async = (_always(request(empty_port, "GET", path)) for path in ("/sync", "/async"))
+    cpu = cpu_seconds(pid)
     first, *batches = [(await _batch(port, forms, choice)) for _ in range(options.batches + 1)]
+    batch_cpu = 1000 * (cpu_seconds(pid) - cpu) / (options.batches + 1)
     for source, at in ((ask, port), (plain, empty_port), (plain_async, empty_port)):
         await _asked(at, source, 200, options.clients)  # warm
     alone, _ = await _asked(port, ask, options.requests, 1)
     refused, _ = await _asked(port, refuse, options.requests, 1)
-    latencies, rates = [], []
+    latencies, rates, cpu, empty_cpu = [], [], 0.0, 0.0
     for _ in range(options.rounds):
+        cpu -= cpu_seconds(pid)
         together, rate = await _asked(port, ask, options.requests, options.clients)
+        cpu += cpu_seconds(pid)
         latencies += together
-        others = [(await _asked(empty_port, source, options.requests, options.clients))[1] for source in (plain, plain_async)]
-        rates.append((rate, *others))
+        empty_cpu -= cpu_seconds(empty_pid)
+        _, empty_rate = await _asked(empty_port, plain, options.requests, options.clients)
+        empty_cpu += cpu_seconds(empty_pid)
+        rates.append((rate, empty_rate, (await _asked(empty_port, plain_async, options.requests, options.clients))[1]))
     own, sync, asynchronous = zip(*rates, strict=True)
     return Result(
         options.entries, len(forms), "postgresql" if options.database else "sqlite", median(alone), _p99(alone), options.clients,
         _p99(latencies), median(own), median(sync), median(asynchronous), median(r[0] / r[1] for r in rates),
-        median(r[0] / r[2] for r in rates), _p99(refused), first, median(batches), max(batches), os.getloadavg()[0], os.cpu_count() or 1,
+        median(r[0] / r[2] for r in rates), 1000 * cpu / len(latencies), cpu / empty_cpu,
+        _p99(refused), first, median(batches), max(batches), batch_cpu,
+        os.getloadavg()[0], os.cpu_count() or 1,
     )  # fmt: skip
 
 
@@ -229,9 +241,11 @@ def show(console: Console, result: Result) -> None:
         ("answers per second", f"{result.per_second:.0f}", ""),
         ("over an empty route (def)", f"{result.rate_to_empty:.2f} of {result.empty_per_second:.0f}", f">= {RATE_TARGET:g}"),
         ("over an empty route (async def)", f"{result.rate_to_empty_async:.2f} of {result.empty_async_per_second:.0f}", ""),
+        ("server CPU per answer, and over an empty route (def)", f"{result.cpu_ms:.2f} ms, {result.cpu_to_empty:.1f}", ""),
         (f"{BATCH} layers in one request, the first", f"{result.batch_first_ms:.0f} ms", ""),
         (f"{BATCH} layers in one request, median", f"{result.batch_ms:.0f} ms", f"< {BATCH_TARGET_MS:g} ms"),
         (f"{BATCH} layers in one request, slowest", f"{result.batch_slowest_ms:.0f} ms", f"< {BATCH_TARGET_MS:g} ms"),
+        (f"{BATCH} layers in one request, server CPU", f"{result.batch_cpu_ms:.0f} ms", ""),
     )
     for row in rows:
         table.add_row(*row)

