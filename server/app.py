@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     app.add_exception_handler(events.StreamIsOver, events.no_content)
-    for router in (jobs.specs, jobs.router, results.router, events.router, devices.router, health.router, docs.router, pages.router):
+    for router in (devices.router, jobs.specs, jobs.router, results.router, events.router, health.router, docs.router, pages.router):
         app.include_router(router)
     app.mount("/static", pages.static)
     app.add_middleware(Guard)

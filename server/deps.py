@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -26,25 +27,26 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 @dataclass(slots=True)
 class Tables:
-    """Cost tables by device, read again when their version in the store has grown."""
+    """Devices with their cost tables, opened again when their version in the store has grown."""
 
-    _known: dict[str, tuple[int, CostTable]] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
+    recent_seconds: float = 0.05
+    _known: dict[str, tuple[float, Device, CostTable]] = field(default_factory=dict)
 
     def load(self, db: Database, name: str) -> CostTable:
-        return self.versioned(db, name)[1]
+        return self.opened(db, name)[1]
 
-    def versioned(self, db: Database, name: str) -> tuple[int, CostTable]:
-        """The table with its version.  UnknownDevice if the device was never registered."""
-        version = devices.table_version(db, name)
-        with self._lock:
-            known = self._known.get(name)
-        if known is not None and known[0] == version:
-            return known
-        table = devices.load_table(db, name)
-        with self._lock:
-            self._known[name] = (version, table)
-        return version, table
+    def opened(self, db: Database, name: str) -> tuple[Device, CostTable]:
+        """The device as it was when its table was opened, and the table.  UnknownDevice if it was never registered."""
+        known, now = self._known.get(name), time.monotonic()
+        if known is None or devices.table_version(db, name) != known[1].table_version:
+            known = (now, *devices.open_table(db, name))
+        self._known[name] = (now, *known[1:])
+        return known[1:]
+
+    def recent(self, db: Database, name: str) -> tuple[Device, CostTable]:
+        """The same, as it was up to ``recent_seconds`` ago: asking for the version takes as long as answering for a layer."""
+        known = self._known.get(name)
+        return known[1:] if known and time.monotonic() - known[0] < self.recent_seconds else self.opened(db, name)
 
 
 @dataclass(slots=True)
@@ -98,14 +100,18 @@ def existing_device(service: TheService, name: DeviceName) -> Device:
 
 @dataclass(frozen=True, slots=True)
 class KnownTable:
-    """A device's cost table, and the entity tag of whatever is answered from it alone."""
+    """A device with its cost table, and the entity tag of whatever is answered from it alone."""
 
+    origin: Device
     table: CostTable
-    etag: str
 
     @property
     def device(self) -> str:
-        return self.table.device
+        return self.origin.name
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.device}/{self.origin.table_version}"'
 
     def unchanged(self, if_none_match: str | None) -> bool:
         """Whether the client has the answer already."""
@@ -119,11 +125,19 @@ class KnownTable:
 
 def existing_table(service: TheService, name: DeviceName) -> KnownTable:
     """The cost table of the path's device; 404 if no worker has registered it."""
+    return _table(service.tables.opened, service.db, name)
+
+
+def recent_table(service: Service, name: str) -> KnownTable:
+    """The same as it was a moment ago."""
+    return _table(service.tables.recent, service.db, name)
+
+
+def _table(find: Callable[[Database, str], tuple[Device, CostTable]], db: Database, name: str) -> KnownTable:
     try:
-        version, table = service.tables.versioned(service.db, name)
+        return KnownTable(*find(db, name))
     except UnknownDevice as error:
         raise _no_device(name) from error
-    return KnownTable(table, f'"{name}/{version}"')
 
 
 def _no_device(name: str) -> Refusal:

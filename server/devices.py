@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 
-from costs.model import EXACT, CostName
-from costs.shapes import LayerShape
-from costs.table import CostTable, NoCost, Setting
-from server.deps import KnownTable, TheDevice, TheService, TheTable
+from costs.model import EXACT, CostModel, CostName
+from costs.shapes import LayerShape, Wiring
+from costs.table import CostEntry, Key, NoCost, Setting, TableCost
+from server.deps import DeviceName, KnownTable, Service, TheDevice, TheService, TheTable, existing_table, recent_table
 from server.problems import Refusal, documented
 from server.views import (
     CalibrationView,
@@ -23,19 +27,22 @@ from server.views import (
     DeviceView,
     NetworkCost,
     NetworkCostQuery,
-    ProblemView,
     ShapeQueries,
     ShapeQuery,
+    TableImport,
+    query_parameters,
 )  # fmt: skip
 from store import devices
 from store.admission import calibration_warnings, cost_model, seed_network
 from store.images import DataShape
 from store.problems import Problem
+from store.table_document import TableDocument, as_json
+from store.views import MeasuredElsewhere
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 
-NEAREST = 8  # measured widths named when a layer can't be priced
+BLOCK = 65_536  # bytes of a download
 FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8"}
 Format = Literal["json", "csv"]
 IfNoneMatch = Annotated[str | None, Header(description="the ETag of an answer from the same table")]
@@ -55,28 +62,47 @@ def get_device(device: TheDevice, service: TheService) -> DeviceDetail:
     return DeviceDetail(**DeviceView.of(device).model_dump(), calibrated=[CalibrationView.of(each) for each in table.calibrations])
 
 
-@router.get("/{name}/costs", response_model=CostEntryView, responses={**_UNCHANGED, **documented(404, 422)})
-def get_cost(known: TheTable, query: Annotated[ShapeQuery, Query()], response: Response, if_none_match: IfNoneMatch = None) -> Any:
+async def shape_query(request: Request) -> ShapeQuery:
+    """The layer that the query parameters name.  FastAPI itself would take longer to read them than the whole answer takes."""
+    try:
+        return ShapeQuery.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("query", *each["loc"])} for each in error.errors()]) from error
+
+
+@router.get(
+    "/{name}/costs",
+    response_model=CostEntryView,
+    responses={**_UNCHANGED, **documented(404, 422)},
+    openapi_extra={"parameters": query_parameters(ShapeQuery)},
+)
+async def get_cost(
+    service: TheService, name: DeviceName, query: Annotated[ShapeQuery, Depends(shape_query)], if_none_match: IfNoneMatch = None
+) -> Response:
     """What one layer costs on its own: counted, measured, or from the next measured widths.  404 beyond what was measured."""
+    if service.db.is_local:  # a thread would take longer to get its turn than the file takes to answer
+        return _one_cost(service, name, query, if_none_match)
+    return await run_in_threadpool(_one_cost, service, name, query, if_none_match)
+
+
+def _one_cost(service: Service, name: str, query: ShapeQuery, if_none_match: str | None) -> Response:
+    known = recent_table(service, name)
     if known.unchanged(if_none_match):
         return Response(status_code=304, headers=known.headers)
-    response.headers.update(known.headers)
-    try:
-        return _entry(known, query)
-    except NoCost as error:
-        raise Refusal(404, str(error), [_beyond(known, query, error)]) from error
+    (answer,) = _answers(known, [query])
+    if isinstance(answer, Problem):  # of the table as it is now, then
+        known = existing_table(service, name)
+        (answer,) = _answers(known, [query])
+    if isinstance(answer, Problem):
+        raise Refusal(404, answer.message, [answer])
+    return _json(answer, known.headers)
 
 
-@router.post("/{name}/costs:query", responses=documented(400, 403, 404, 413, 422))
-def get_costs(known: TheTable, queries: ShapeQueries) -> CostAnswers:
+@router.post("/{name}/costs:query", response_model=CostAnswers, responses=documented(400, 403, 404, 413, 422))
+def get_costs(service: TheService, name: DeviceName, queries: ShapeQueries) -> Response:
     """What many layers cost, in one request.  Those beyond what was measured are answered with the reason."""
-    answers = []
-    for query in queries.queries:
-        try:
-            answers.append(CostAnswer(entry=_entry(known, query), problem=None))
-        except NoCost as error:
-            answers.append(CostAnswer(entry=None, problem=ProblemView.of(_beyond(known, query, error))))
-    return CostAnswers(device=known.device, answers=answers)
+    known = existing_table(service, name)
+    return _json(CostAnswers(device=known.device, answers=[CostAnswer.of(each) for each in _answers(known, queries.queries)]))
 
 
 @router.get(
@@ -87,12 +113,28 @@ def get_costs(known: TheTable, queries: ShapeQueries) -> CostAnswers:
 def get_table(
     known: TheTable, file_format: Annotated[Format, Query(alias="format")] = "json", if_none_match: IfNoneMatch = None
 ) -> Response:
-    """The whole cost table, to keep or to share: as JSON with its calibrations, or the entries as CSV."""
+    """The whole cost table, to keep or to share: as JSON with its origin and calibrations, or the entries as CSV."""
     if known.unchanged(if_none_match):
         return Response(status_code=304, headers=known.headers)
-    content = json.dumps(known.table.to_json()) if file_format == "json" else known.table.to_csv()
+    lines = as_json(known.origin, known.table) if file_format == "json" else known.table.to_csv()
     name = {"Content-Disposition": f'attachment; filename="{known.device}.{file_format}"'}
-    return Response(content, media_type=FORMATS[file_format], headers={**known.headers, **name})
+    return StreamingResponse(_spooled(lines), media_type=FORMATS[file_format], headers={**known.headers, **name})
+
+
+@router.post("/{name}/table", responses=documented(400, 403, 409, 413, 422))
+def import_table(
+    service: TheService,
+    name: DeviceName,
+    document: TableDocument,
+    dry_run: Annotated[bool, Query(description="only check the document, keep nothing")] = False,
+) -> TableImport:
+    """Add a table that was measured elsewhere, as GET writes it.  All or nothing; 409 where the device's own is of another machine."""
+    try:
+        device = devices.import_table(service.db, name, document, dry_run)
+    except MeasuredElsewhere as error:
+        raise Refusal(409, str(error), [Problem("fingerprint", error.changes, None, error.remedy, str(error))]) from error
+    counts = {"entries": len(document.entries), "calibrations": len(document.calibrations)}
+    return TableImport(**counts, dry_run=dry_run, device=DeviceView.of(device))
 
 
 @router.post("/{name}/costs:network", responses=documented(400, 403, 404, 413, 422))
@@ -103,37 +145,47 @@ def price_network(known: TheTable, query: NetworkCostQuery) -> NetworkCost:
     model = cost_model(query.cost, table, setting)
     try:
         calibration = table.calibration(query.cost, setting) if query.cost not in EXACT else None
-        return NetworkCost.of(known.device, wiring, model, setting, calibration, calibration_warnings(known.device, wiring, model))
+        return NetworkCost.of(known.device, wiring, model, setting, calibration, _warnings(known, wiring, model))
     except NoCost as error:
         remedy = "run `wattle profile` for this network, image size, batch size and thread count"
         raise Refusal(404, str(error), [Problem("network", query.network.family, None, remedy, str(error))]) from error
 
 
-def _entry(known: KnownTable, query: ShapeQuery) -> CostEntryView:
-    """NoCost beyond what was measured."""
-    shape, setting = query.shape(), Setting(query.batch_size, query.threads)
-    if query.cost in EXACT:
-        return CostEntryView.exact(known.device, shape, setting, cost_model(query.cost, known.table, setting))
-    return CostEntryView.of(known.device, known.table.entry(shape, setting, query.cost))
+def _warnings(known: KnownTable, wiring: Wiring, model: CostModel) -> list[str]:
+    expired = known.origin.expired if isinstance(model, TableCost) else None
+    return [*([expired] if expired else []), *calibration_warnings(known.device, wiring, model)]
 
 
-def _beyond(known: KnownTable, query: ShapeQuery, error: NoCost) -> Problem:
-    """The refusal of a layer, with the measured widths that are nearest."""
-    nearest = _nearest(known.table, query.shape(), Setting(query.batch_size, query.threads), query.cost)
+def _answers(known: KnownTable, queries: Sequence[ShapeQuery]) -> list[CostEntryView | Problem]:
+    """The answer to each: counted, or from the table, which is asked once for all."""
+    asked = [(query.shape(), Setting(query.batch_size, query.threads), query.cost) for query in queries]
+    found = iter(known.table.entries([key for key in asked if key[2] not in EXACT]))
+    expired = known.origin.expired
+    return [_counted(known, *key) if key[2] in EXACT else _answer(known, key, next(found), expired) for key in asked]
+
+
+def _counted(known: KnownTable, shape: LayerShape, setting: Setting, cost: CostName) -> CostEntryView:
+    return CostEntryView.exact(known.device, shape, setting, cost_model(cost, known.table, setting))
+
+
+def _answer(known: KnownTable, key: Key, found: CostEntry | NoCost, expired: str | None) -> CostEntryView | Problem:
+    if isinstance(found, CostEntry):
+        return CostEntryView.of(known.device, found, expired)
+    nearest = [f"{i}->{o}" for i, o in found.nearest]
     remedy = "ask for one of the measured widths, or run `wattle profile` for a network that holds this layer"
-    return Problem("in_channels", query.in_channels, nearest, remedy, str(error))
+    return Problem("in_channels", key[0].in_channels, nearest, remedy, str(found))
 
 
-def _nearest(table: CostTable, shape: LayerShape, setting: Setting, cost: CostName) -> list[str]:
-    """The measured widths of layers like this one, nearest first."""
-
-    def distance(other: LayerShape) -> int:
-        return abs(other.in_channels - shape.in_channels) + abs(other.out_channels - shape.out_channels)
-
-    alike = {entry.shape for entry in table if (entry.setting, entry.quantity) == (setting, cost) and _form(entry.shape) == _form(shape)}
-    return [f"{each.in_channels}->{each.out_channels}" for each in sorted(alike, key=distance)[:NEAREST]]
+def _json(view: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
+    """The view as it is: FastAPI would check it against its model once more, which takes longer than to find it."""
+    return Response(view.model_dump_json(), media_type="application/json", headers=headers)
 
 
-def _form(shape: LayerShape) -> LayerShape:
-    """What is left of a shape without its widths."""
-    return replace(shape, in_channels=0, out_channels=0, groups=0 if shape.depthwise else shape.groups)
+def _spooled(lines: Iterable[str]) -> Iterator[bytes]:
+    """The lines by way of a file, so that neither memory nor a transaction waits for a slow client."""
+    with TemporaryFile() as file:
+        for line in lines:
+            file.write(line.encode())
+        file.seek(0)
+        while block := file.read(BLOCK):
+            yield block

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +16,7 @@ from server.problems import problem
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_BODY_BYTES = 262_144
+MAX_TABLE_BYTES = 8 * 2**20  # about 20 000 cost entries
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -26,7 +27,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_TOO_LARGE = f"the body has more than {MAX_BODY_BYTES} bytes, the most that is read; no spec needs as many"
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 class Guard:
@@ -42,14 +43,15 @@ class Guard:
 
         async def send_strict(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                message["headers"] = [*message["headers"], *_RAW_HEADERS]
             await send(message)
 
-        reason = _refused(scope["method"], Headers(scope=scope))
-        await (problem(*reason) if reason else self.app)(scope, _bounded(receive), send_strict)
+        limit = MAX_TABLE_BYTES if scope["path"].endswith("/table") else MAX_BODY_BYTES
+        reason = _refused(scope["method"], Headers(scope=scope), limit)
+        await (problem(*reason) if reason else self.app)(scope, _bounded(receive, limit), send_strict)
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, limit: int) -> Receive:
     """A body that ends in 413 where it grows too large, whatever its length was said to be."""
     received = 0
 
@@ -57,21 +59,26 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
-            raise HTTPException(413, _TOO_LARGE)
+        if received > limit:
+            raise HTTPException(413, _too_large(limit))
         return message
 
     return receive_bounded
 
 
-def _refused(method: str, headers: Headers) -> tuple[int, str] | None:
+def _too_large(limit: int) -> str:
+    remedy = "send the table in pieces, as wattle table import does" if limit == MAX_TABLE_BYTES else "no spec needs as many"
+    return f"the body has more than {limit} bytes, the most that is read; {remedy}"
+
+
+def _refused(method: str, headers: Headers, limit: int) -> tuple[int, str] | None:
     """Status and reason, or None for a request that may pass."""
     host, origin = headers.get("host", ""), headers.get("origin")
     if _name(f"//{host}") not in LOOPBACK_NAMES:
         return 400, f"host {host!r} is not a name of this machine's loopback; use 127.0.0.1 or localhost"
     length = headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-        return 413, _TOO_LARGE
+    if length.isdecimal() and int(length) > limit:
+        return 413, _too_large(limit)
     if method in SAFE_METHODS:
         return None
     if (origin is not None and urlsplit(origin).netloc != host) or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):

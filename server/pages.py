@@ -7,7 +7,7 @@ has happened and takes over what differs, so nothing is formatted twice.  Only c
 from __future__ import annotations
 
 from hashlib import sha256
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode, urlsplit
@@ -18,7 +18,9 @@ from jinja2 import Environment, FileSystemLoader
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from costs.table import UNITS, CostEntry
+from costs.shapes import LayerShape
+from costs.table import UNITS, CostEntry, CostTable, Key, of_form
+from costs.widths import Widths
 from server import shown
 from server.deps import TheService
 from server.words import FILTERS
@@ -115,12 +117,12 @@ def device_page(service: TheService, name: str, page: Annotated[int, Query(ge=1,
         remedy = "A worker registers its device when it starts: wattle worker --device NAME."
         return error_page(404, "There is no such device", f"No worker has registered {name[:80]}. {remedy}")
     table = service.tables.load(service.db, name)
-    entries = sorted(table, key=_reading_order)
     start = (page - 1) * ENTRIES_PER_PAGE
-    pages = max(1, -(-len(entries) // ENTRIES_PER_PAGE))
+    pages = max(1, -(-device.entries // ENTRIES_PER_PAGE))
+    entries = [entry for entry in table.entries(_keys(table, start, ENTRIES_PER_PAGE)) if isinstance(entry, CostEntry)]
     return _page(
-        "device.html", device=device, calibrations=table.calibrations, groups=_by_layer(entries[start : start + ENTRIES_PER_PAGE]),
-        page=page, pages=pages, start=start, shown_entries=len(entries[start : start + ENTRIES_PER_PAGE]),
+        "device.html", device=device, calibrations=table.calibrations, groups=_by_layer(entries),
+        page=page, pages=pages, start=start, shown_entries=len(entries),
     )  # fmt: skip
 
 
@@ -132,9 +134,8 @@ def _page(template: str, status: int = 200, **context: Any) -> Response:
     return HTMLResponse(_templates.get_template(template).render(context), status, headers={"Cache-Control": "no-cache"})
 
 
-def _form(entry: CostEntry) -> str:
+def _form(shape: LayerShape) -> str:
     """A layer without its widths, in words."""
-    shape = entry.shape
     op = {"conv2d": "depthwise conv" if shape.depthwise else "conv"}.get(shape.op, shape.op.replace("_", " "))
     behind = "".join(f" + {part}" for part in (shape.norm and "norm", shape.activation != "none" and shape.activation) if part)
     kernel = f" {shape.kernel}×{shape.kernel}, stride {shape.stride}," if shape.op in ("conv2d", "max_pool") else ""
@@ -143,12 +144,19 @@ def _form(entry: CostEntry) -> str:
     return f"{op}{kernel}{place}{behind}{residual}"
 
 
-def _reading_order(entry: CostEntry) -> tuple[Any, ...]:
-    shape = entry.shape
-    return (entry.quantity, str(entry.setting), shape.op, -shape.height, _form(entry), shape.in_channels, shape.out_channels)
+def _keys(table: CostTable, start: int, count: int) -> list[Key]:
+    """Those of one page, in reading order: form by form, by rising widths."""
+    forms = sorted(table.forms.items(), key=lambda item: _reading_order(*item))
+    keys = (of_form(form, pair) for form, widths in forms for pair in widths)
+    return list(islice(keys, start, start + count))
+
+
+def _reading_order(form: Key, widths: Widths) -> tuple[Any, ...]:
+    shape, setting, quantity = of_form(form, widths.largest)
+    return (quantity, str(setting), shape.op, -shape.height, _form(shape))
 
 
 def _by_layer(entries: list[CostEntry]) -> list[tuple[str, list[CostEntry]]]:
     """Entries of one layer form and setting together."""
-    title = lambda entry: f"{_form(entry)}, {entry.setting}"  # noqa: E731
+    title = lambda entry: f"{_form(entry.shape)}, {entry.setting}"  # noqa: E731
     return [(name, list(group)) for name, group in groupby(entries, key=title)]

@@ -123,7 +123,7 @@ def _problem_of(item: Mapping[str, Any], model: type[BaseModel] | None) -> Probl
     value, limit = _shown(item.get("input")), _limit(item.get("ctx") or {})
     if kind == "missing":
         return Problem(field, None, "required", "add it", f"{field} is missing; add it")
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(model, path[:-1])
         guess = difflib.get_close_matches(str(path[-1]), known, 1)
         remedy = f"did you mean {guess[0]}?" if guess else "remove it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any, Literal, Self
 
@@ -214,16 +214,17 @@ class DeviceView(_View):
 
     name: str
     fingerprint: dict[str, Any]
-    table_version: int = Field(description="grows with every change of the cost table; 0: no table yet")
+    table_version: int = Field(description="grows with every change of the cost table, or of the device under it; 0: no table yet")
     entries: int = Field(description="cost entries of layers")
     calibrations: int = Field(description="quantities and settings that whole networks were measured for")
     registered_at: datetime
     measured_at: datetime | None
-    measured_fingerprint: dict[str, Any] | None = Field(description="what the device was when its table was last measured")
+    measured_fingerprint: dict[str, Any] | None = Field(description="what the device was when its table was measured")
+    expired: str | None = Field(description="what has changed since, so that the table may no longer hold; null: nothing")
 
     @classmethod
     def of(cls, device: Device) -> Self:
-        return cls(**asdict(device))
+        return cls(**asdict(device), expired=device.expired)
 
 
 class DeviceList(_View):
@@ -234,22 +235,6 @@ class DeviceDetail(DeviceView):
     """A device with its calibrations in full."""
 
     calibrated: list[CalibrationView]
-
-
-class ShapeView(_View):
-    """A layer shape; height and width are those of the input in pixels."""
-
-    op: Op
-    in_channels: int
-    out_channels: int
-    kernel: int
-    stride: int
-    groups: int
-    height: int
-    width: int
-    norm: bool
-    activation: Activation
-    residual: bool
 
 
 class ShapeQuery(BaseModel):
@@ -273,14 +258,21 @@ class ShapeQuery(BaseModel):
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
 
     def shape(self) -> LayerShape:
-        return LayerShape(**self.model_dump(exclude={"cost", "batch_size", "threads"}))
+        return LayerShape(**{field.name: getattr(self, field.name) for field in fields(LayerShape)})
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """How OpenAPI says that the fields of a model are query parameters."""
+    schema = model.model_json_schema()
+    required = schema.get("required", [])
+    return [{"name": name, "in": "query", "required": name in required, "schema": each} for name, each in schema["properties"].items()]
 
 
 class CostEntryView(_View):
     """One number of a cost table, with its origin."""
 
     device: str
-    shape: ShapeView
+    shape: LayerShape
     setting: SettingView
     quantity: CostName
     value: float
@@ -297,19 +289,20 @@ class CostEntryView(_View):
     net_low: float | None
     net_high: float | None
     sensor_error: float | None = Field(description="relative error that all readings of the meter share; no interval holds it")
+    expired: str | None = Field(description="what has changed on the device since, so that the number may no longer hold; null: nothing")
 
     @classmethod
-    def of(cls, device: str, entry: CostEntry) -> Self:
-        fields = asdict(entry)
-        return cls(**{**fields, "device": device, "setting": SettingView.of(entry.setting)})
+    def of(cls, device: str, entry: CostEntry, expired: str | None) -> Self:
+        values = {field.name: getattr(entry, field.name) for field in fields(entry)}  # `asdict` copies for longer than all the rest takes
+        return cls(**{**values, "device": device, "setting": SettingView.of(entry.setting), "expired": expired})
 
     @classmethod
     def exact(cls, device: str, shape: LayerShape, setting: Setting, model: CostModel) -> Self:
         found = model.layer(shape)
         return cls(
-            device=device, shape=ShapeView(**asdict(shape)), setting=SettingView.of(setting), quantity=model.name, value=found.value,
+            device=device, shape=shape, setting=SettingView.of(setting), quantity=model.name, value=found.value,
             unit=found.unit, kind=found.kind, low=None, high=None, meter=None, repetitions=None, rejected=None, measured_at=None,
-            scope=None, net=None, net_low=None, net_high=None, sensor_error=None,
+            scope=None, net=None, net_low=None, net_high=None, sensor_error=None, expired=None,
         )  # fmt: skip
 
 
@@ -327,12 +320,27 @@ class CostAnswer(_View):
     entry: CostEntryView | None
     problem: ProblemView | None
 
+    @classmethod
+    def of(cls, answer: CostEntryView | Problem) -> Self:
+        if isinstance(answer, Problem):
+            return cls(entry=None, problem=ProblemView.of(answer))
+        return cls(entry=answer, problem=None)
+
 
 class CostAnswers(_View):
     """One answer for each query, in order."""
 
     device: str
     answers: list[CostAnswer]
+
+
+class TableImport(_View):
+    """What an import did, or with ``dry_run`` would do, and the device as it then is."""
+
+    entries: int = Field(description="entries in the document; those of the same key were replaced")
+    calibrations: int
+    dry_run: bool
+    device: DeviceView
 
 
 class NetworkCostQuery(BaseModel):
@@ -353,7 +361,7 @@ class LayerCost(_View):
     """What one layer adds to the network."""
 
     name: str
-    shape: ShapeView
+    shape: LayerShape
     cost: CostView
 
 
@@ -382,7 +390,7 @@ class NetworkCost(_View):
 
 def _layer_costs(units: Iterable[Unit], model: CostModel) -> Iterable[LayerCost]:
     for unit in units:
-        yield LayerCost(name=unit.name, shape=ShapeView(**asdict(unit.shape)), cost=CostView.of(model.layer(unit.shape)))
+        yield LayerCost(name=unit.name, shape=unit.shape, cost=CostView.of(model.layer(unit.shape)))
 
 
 class Health(_View):

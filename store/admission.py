@@ -164,7 +164,7 @@ def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTa
     except UnknownDevice:
         problems.append(_unknown_device(f"{field}.device", budget.device, db))
         return None
-    if budget.cost == "energy_mj" and not any(entry.quantity == "energy_mj" for entry in table):
+    if budget.cost == "energy_mj" and not table.measures("energy_mj"):
         if budget.declared_watts is None:
             problems.append(_no_energy(field, budget))
             return None
@@ -230,14 +230,8 @@ def _device_warnings(budget: BudgetSpec, db: Database) -> tuple[str, ...]:
     """Are the prices those of the machine as it is now?"""
     if budget.cost in EXACT:
         return ()
-    device = devices.device(db, budget.device)
-    was, now = device.measured_fingerprint, device.fingerprint
-    if was is None or was == now:
-        return ()
-    changed = ", ".join(
-        f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)
-    )
-    return (f"{budget.device} has changed since it was measured ({changed}): its prices may no longer hold; run wattle profile again",)
+    expired = devices.device(db, budget.device).expired
+    return (expired,) if expired else ()
 
 
 def calibration_warnings(device: str, wiring: Wiring, model: CostModel, command: str = "wattle profile") -> tuple[str, ...]:

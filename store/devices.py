@@ -6,23 +6,39 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.orm import Session
 
-from costs.table import Calibration, CostEntry, CostTable
+from costs.table import Calibration, CostTable
+from store import entries
 from store.columns import database_time
 from store.database import Database
 from store.dialects import insert_into
+from store.entries import StoredEntries, fingerprint_digest
 from store.leases import hold
-from store.tables import CalibrationRow, CostEntryRow, DeviceRow
-from store.views import Device, Lease, UnknownDevice
+from store.table_document import TableDocument
+from store.tables import CalibrationRow, DeviceRow
+from store.views import Device, Lease, MeasuredElsewhere, UnknownDevice, differences
+
+_VERSION = select(DeviceRow.table_version).where(DeviceRow.name == bindparam("name"))  # made once: it is part of every answer
 
 
 def register(db: Database, name: str, fingerprint: dict[str, Any]) -> Device:
-    """Make a device known, or give a known one its present fingerprint."""
+    """Make a device known, or give a known one its present fingerprint.
+
+    Where another fingerprint was measured before, its table comes into use again.
+    """
     with db.transaction() as session:
-        insert = insert_into(session, DeviceRow).values(name=name, fingerprint=fingerprint)
-        session.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"fingerprint": fingerprint}))
+        row = session.scalar(select(DeviceRow).where(DeviceRow.name == name).with_for_update())
+        if row is None:
+            insert = insert_into(session, DeviceRow).values(name=name, fingerprint=fingerprint)
+            session.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"fingerprint": fingerprint}))
+        elif row.fingerprint != fingerprint:
+            row.fingerprint = fingerprint
+            row.table_version += 1 if row.table_version else 0
+            if entries.count(session.connection(), name, fingerprint_digest(fingerprint)):
+                row.measured_fingerprint = fingerprint
+            session.flush()
         return _view(session, name)
 
 
@@ -39,18 +55,19 @@ def device(db: Database, name: str) -> Device:
 
 
 def table_version(db: Database, name: str) -> int:
-    """How often the device's table was saved.  A loaded table stays true until this number changes.  UnknownDevice if never registered."""
-    with db.reading() as session:
-        version = session.scalar(select(DeviceRow.table_version).where(DeviceRow.name == name))
-    if version is None:
+    """How often the device's table was saved.  An opened table stays true until this number changes.  UnknownDevice if never registered."""
+    found = db.rows(_VERSION, {"name": name})
+    if not found:
         raise _unknown(name)
+    version: int = found[0][0]
     return version
 
 
 def save_table(db: Database, lease: Lease | None, table: CostTable) -> int:
     """Add a table's entries and calibrations to those of its device; what has the same key is replaced.  Returns the table's version.
 
-    A worker passes its lease; without one (an import by hand) the write is not fenced.
+    Numbers that were measured on another state of the device (its fingerprint) are kept, but belong to no table any more until the
+    device is that again.  A worker passes its lease; without one the write is not fenced.
     """
     with db.transaction() as session:
         if lease is not None:
@@ -58,56 +75,97 @@ def save_table(db: Database, lease: Lease | None, table: CostTable) -> int:
         row = session.scalar(select(DeviceRow).where(DeviceRow.name == table.device).with_for_update())
         if row is None:
             raise UnknownDevice(f"device {table.device!r} is not registered; `wattle devices` lists those that are")
-        _upsert(session, CostEntryRow, [_entry_values(table.device, entry) for entry in table], "entry")
-        _upsert(session, CalibrationRow, [_calibration_values(table.device, c) for c in table.calibrations], "calibration")
-        row.table_version += 1
-        row.measured_at = database_time()
         row.measured_fingerprint = row.fingerprint
+        row.measured_at = database_time()
+        return add_to_table(session, row, table)
+
+
+def import_table(db: Database, name: str, document: TableDocument, dry_run: bool = False) -> Device:
+    """Add a table from elsewhere to that of a device, which becomes known by it if it was not.  Returns the device as it then is.
+
+    MeasuredElsewhere where the device has a table that was measured on something else: all stays as it was.
+    """
+    with db.transaction() as session:
+        row = session.scalar(select(DeviceRow).where(DeviceRow.name == name).with_for_update())
+        if row is None:
+            row = DeviceRow(name=name, fingerprint=document.fingerprint, table_version=0)
+            session.add(row)
+            session.flush()
+        elif row.measured_fingerprint != document.fingerprint and _view(session, name).entries:
+            raise MeasuredElsewhere(name, differences(row.measured_fingerprint or {}, document.fingerprint))
+        row.measured_fingerprint = document.fingerprint
+        add_to_table(session, row, document.table(name))
+        row.measured_at = document.measured_at or row.measured_at
         session.flush()
-        return row.table_version
+        device = _view(session, name)
+        if dry_run:
+            session.rollback()
+        return device
+
+
+def add_to_table(session: Session, row: DeviceRow, table: CostTable) -> int:
+    """Add to the table of a device whose row is locked, as it is measured; the table's new version."""
+    measured_as = fingerprint_digest(row.measured_fingerprint)
+    entries.save(session, row.name, measured_as, table)
+    _save_calibrations(session, row.name, measured_as, table.calibrations)
+    row.table_version += 1
+    session.flush()
+    return row.table_version
+
+
+def open_table(db: Database, name: str) -> tuple[Device, CostTable]:
+    """A device, and its cost table, which reads what a question needs when it is asked.  UnknownDevice if it was never registered."""
+    with db.reading() as session:
+        device = _view(session, name)
+        measured_as = fingerprint_digest(device.measured_fingerprint)
+        return device, CostTable.over(name, StoredEntries(db, name, measured_as), _calibrations(session.connection(), name, measured_as))
 
 
 def load_table(db: Database, name: str) -> CostTable:
     """The whole cost table of a device, empty if nothing was measured yet.  UnknownDevice if it was never registered."""
     with db.reading() as session:
-        _view(session, name)
-        entries = session.scalars(select(CostEntryRow.entry).where(CostEntryRow.device == name).order_by(CostEntryRow.id)).all()
-        calibrations = session.scalars(select(CalibrationRow.calibration).where(CalibrationRow.device == name).order_by(CalibrationRow.id))
-        return CostTable.from_json({"device": name, "entries": entries, "calibrations": calibrations.all()})
+        connection, measured_as = session.connection(), fingerprint_digest(_view(session, name).measured_fingerprint)
+        return CostTable(name, entries.load(connection, name, measured_as), _calibrations(connection, name, measured_as))
 
 
 def _view(session: Session, name: str) -> Device:
     row = session.get(DeviceRow, name)
     if row is None:
         raise _unknown(name)
-    entries, calibrations = (
-        session.scalar(select(func.count()).select_from(table).where(table.device == name)) or 0 for table in (CostEntryRow, CalibrationRow)
-    )
+    connection, measured_as = session.connection(), fingerprint_digest(row.measured_fingerprint)
     return Device(
-        row.name, row.fingerprint, row.table_version, entries, calibrations, row.registered_at, row.measured_at, row.measured_fingerprint
-    )
+        row.name, row.fingerprint, row.table_version, entries.count(connection, name, measured_as),
+        _calibration_count(connection, name, measured_as), row.registered_at, row.measured_at, row.measured_fingerprint,
+    )  # fmt: skip
 
 
 def _unknown(name: str) -> UnknownDevice:
     return UnknownDevice(f"device {name!r} is unknown; `wattle devices` lists the known ones, `wattle profile` measures a new one")
 
 
-def _entry_values(name: str, entry: CostEntry) -> dict[str, Any]:
-    shape_key = {"shape_key": _key(asdict(entry.shape))}
-    return {"device": name, "quantity": entry.quantity, **shape_key, "setting_key": _key(asdict(entry.setting)), "entry": asdict(entry)}
+def _calibration_count(connection: Connection, name: str, measured_as: str) -> int:
+    of_table = (CalibrationRow.device == name, CalibrationRow.measured_as == measured_as)
+    return connection.scalar(select(func.count()).select_from(CalibrationRow).where(*of_table)) or 0
 
 
-def _calibration_values(name: str, calibration: Calibration) -> dict[str, Any]:
-    setting_key = _key(asdict(calibration.setting))
-    return {"device": name, "quantity": calibration.quantity, "setting_key": setting_key, "calibration": asdict(calibration)}
+def _calibrations(connection: Connection, name: str, measured_as: str) -> list[Calibration]:
+    found = select(CalibrationRow.calibration).where(CalibrationRow.device == name, CalibrationRow.measured_as == measured_as)
+    return [Calibration.from_json(data) for data in connection.scalars(found.order_by(CalibrationRow.id))]
+
+
+def _save_calibrations(session: Session, name: str, measured_as: str, calibrations: tuple[Calibration, ...]) -> None:
+    rows = [
+        {
+            "device": name, "measured_as": measured_as, "quantity": each.quantity, "setting_key": _key(asdict(each.setting)),
+            "calibration": asdict(each),
+        }
+        for each in calibrations
+    ]  # fmt: skip
+    if rows:
+        insert = insert_into(session, CalibrationRow)
+        keys = ["device", "measured_as", "quantity", "setting_key"]
+        session.execute(insert.on_conflict_do_update(index_elements=keys, set_={"calibration": insert.excluded.calibration}), rows)
 
 
 def _key(fields: dict[str, Any]) -> str:
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
-
-
-def _upsert(session: Session, table: type[CostEntryRow] | type[CalibrationRow], rows: list[dict[str, Any]], data: str) -> None:
-    if rows:
-        insert = insert_into(session, table)
-        keys = [column for column in rows[0] if column != data]
-        session.execute(insert.on_conflict_do_update(index_elements=keys, set_={data: insert.excluded[data]}), rows)

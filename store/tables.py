@@ -5,7 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast, get_args
 
-from sqlalchemy import BigInteger, CheckConstraint, Enum, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from store.columns import JsonData, UtcTime, database_time
@@ -173,7 +187,8 @@ class ArtifactRow(Base):
 
 
 class DeviceRow(Base):
-    """A device that was profiled, or is about to be.  ``table_version`` grows with each change of its cost table."""
+    """A device that was profiled, or is about to be.  ``table_version`` grows with each change of its cost table, and of the device
+    under it.  The table in use is the one that was measured as ``measured_fingerprint``."""
 
     __tablename__ = "devices"
 
@@ -185,17 +200,36 @@ class DeviceRow(Base):
     measured_fingerprint: Mapped[dict[str, Any] | None] = mapped_column(JsonData)
 
 
-class CostEntryRow(Base):
-    """One measured cost of one layer shape; ``entry`` is the entry as ``costs.table`` writes it."""
+class CostFormRow(Base):
+    """Layers that agree in everything but their widths, in one setting, as they were measured on one state of the device.
 
-    __tablename__ = "cost_entries"
-    __table_args__ = (UniqueConstraint("device", "quantity", "shape_key", "setting_key"),)
+    ``measured_as`` is a hash of the device's fingerprint then, ``digest`` one of quantity, setting and shape; ``form`` holds the last
+    two in plain words, and ``widths`` the measured pairs (``costs.widths``): what an answer needs to know before it reads an entry.
+    """
+
+    __tablename__ = "cost_forms"
+    __table_args__ = (UniqueConstraint("device", "measured_as", "digest"),)
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
     device: Mapped[str] = mapped_column(ForeignKey("devices.name", ondelete="CASCADE"))
+    measured_as: Mapped[str] = mapped_column(_Hash)
     quantity: Mapped[str] = mapped_column(String(16))
-    shape_key: Mapped[str] = mapped_column(String(400))
-    setting_key: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(_Hash)
+    form: Mapped[dict[str, Any]]
+    widths: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class CostEntryRow(Base):
+    """One measured cost of one layer; ``entry`` is what ``costs.table`` writes, without what its form says already.
+
+    ``place`` is the form's number and the pair of widths in one: a single key, so that thousands are found in one go.
+    """
+
+    __tablename__ = "cost_entries"
+    __table_args__ = (CheckConstraint("place >> 40 = form_id", name="place_in_form"),)
+
+    place: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=False)
+    form_id: Mapped[int] = mapped_column(ForeignKey("cost_forms.id", ondelete="CASCADE"))
     entry: Mapped[dict[str, Any]]
 
 
@@ -203,10 +237,11 @@ class CalibrationRow(Base):
     """The scale from layer sums to whole networks, fitted for one quantity and setting."""
 
     __tablename__ = "calibrations"
-    __table_args__ = (UniqueConstraint("device", "quantity", "setting_key"),)
+    __table_args__ = (UniqueConstraint("device", "measured_as", "quantity", "setting_key"),)
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
     device: Mapped[str] = mapped_column(ForeignKey("devices.name", ondelete="CASCADE"))
+    measured_as: Mapped[str] = mapped_column(_Hash)
     quantity: Mapped[str] = mapped_column(String(16))
     setting_key: Mapped[str] = mapped_column(String(200))
     calibration: Mapped[dict[str, Any]]

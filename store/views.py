@@ -19,6 +19,15 @@ class UnknownJob(LookupError):  # noqa: N818 - named for what it says
     """There is no job of this id."""
 
 
+class MeasuredElsewhere(ValueError):  # noqa: N818
+    """A device has a cost table already, and another one, to be added, was measured on something else."""
+
+    def __init__(self, name: str, changes: str) -> None:
+        remedy = "give the imported table a device name of its own"
+        super().__init__(f"{name} has a table that was measured on another machine or state ({changes}); {remedy}")
+        self.name, self.changes, self.remedy = name, changes, remedy
+
+
 class UnknownDevice(LookupError):  # noqa: N818
     """No device of this name was ever registered."""
 
@@ -170,7 +179,7 @@ class Ring:
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device, and how much its cost table holds.  ``fingerprint`` is what it is now, ``measured_fingerprint`` what it was when its table
-    was last saved: where they differ, the table's numbers are those of another machine."""
+    was measured: where they differ, the table's numbers are those of another machine."""
 
     name: str
     fingerprint: dict[str, Any]
@@ -180,3 +189,18 @@ class Device:
     registered_at: datetime
     measured_at: datetime | None
     measured_fingerprint: dict[str, Any] | None
+
+    @property
+    def expired(self) -> str | None:
+        """What has changed since the table was measured, so that its numbers may no longer hold; None where nothing has."""
+        was, now = self.measured_fingerprint, self.fingerprint
+        if was is None or was == now:
+            return None
+        changed, remedy = differences(was, now), "run wattle profile again"
+        return f"{self.name} has changed since it was measured ({changed}): its prices may no longer hold; {remedy}"
+
+
+def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """In what two fingerprints differ."""
+    keys = (key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key))
+    return ", ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in keys)

@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from wattle import tables
 from wattle.answer import JOB_ENDED_BADLY, OK, Answer, answering, progress_console
 from wattle.client import Client, Document, ProblemError
 from wattle.watch import STATE_STYLES, follow, words
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from wattle.up import Service
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
+app.add_typer(tables.app, name="table")
 
 JobId = Annotated[str, typer.Argument(help="Job id, as printed by `wattle submit` and `wattle jobs`.", metavar="ID")]
 Wait = Annotated[bool, typer.Option("--wait", metavar="", help="Follow the job until it ends; the exit code says how.")]
@@ -255,8 +257,9 @@ def cost(
         str | None, typer.Option(help="latency_ms, energy_mj, macs or params. (default: latency_ms, or the budget's of --spec)")
     ] = None,
     op: Annotated[str, typer.Option(help="conv2d, linear, max_pool or global_pool.")] = "conv2d",
-    in_channels: Annotated[int | None, typer.Option(help="Input channels.", min=1)] = None,
-    out_channels: Annotated[int | None, typer.Option(help="Output channels.", min=1)] = None,
+    in_channels: Annotated[str | None, typer.Option(help="Input channels: 32, or a range to plot: 8:64, 8:64:8.")] = None,
+    out_channels: Annotated[str | None, typer.Option(help="Output channels: 32, or a range to plot: 8:64, 8:64:8.")] = None,
+    depthwise: Annotated[bool, typer.Option("--depthwise", metavar="", help="One group per channel; --in-channels says how many.")] = False,
     kernel: Annotated[int, typer.Option(help="Kernel size.", min=1)] = 1,
     stride: Annotated[int, typer.Option(help="Stride.", min=1)] = 1,
     groups: Annotated[int, typer.Option(help="Groups; as many as channels for a depthwise convolution.", min=1)] = 1,
@@ -268,7 +271,7 @@ def cost(
     batch_size: BatchSize = None,
     threads: Threads = None,
 ) -> Answer:
-    """Price one layer, or with --spec the whole network of a job, on a device."""
+    """Price one layer, a plot of one over its widths, or with --spec the whole network of a job, on a device."""
     with connect() as client:
         if spec is not None:
             from wattle.specs import device_of_job, network_of_job
@@ -278,14 +281,33 @@ def cost(
             network |= {name: value for name, value in given.items() if value is not None}
             document = client.network_cost(device or device_of_job(spec), network)
             return Answer(document, Group(_network_cost_table(document), *_warnings(document)))
+        from wattle.staircase import render
+
+        axis, asked, sizes = _sizes(in_channels, out_channels, depthwise, groups)
         shape = {
-            "op": op, "in_channels": _needed("--in-channels", in_channels), "out_channels": _needed("--out-channels", out_channels),
-            "kernel": kernel, "stride": stride, "groups": groups, "height": height, "width": width, "norm": norm,
-            "activation": activation, "residual": residual, "batch_size": batch_size or 1, "threads": threads or 1,
-            "cost": quantity or "latency_ms",
+            "op": op, "kernel": kernel, "stride": stride, "height": height, "width": width, "norm": norm, "activation": activation,
+            "residual": residual, "batch_size": batch_size or 1, "threads": threads or 1, "cost": quantity or "latency_ms",
         }  # fmt: skip
-        document = client.cost(device or "this-host", **shape)
-    return Answer(document, _cost_text(document))
+        if len(sizes) == 1:
+            document = client.cost(device or "this-host", **shape, **sizes[0])
+            return Answer(document, Group(_cost_text(document), *_expired(document)))
+        answers = client.costs(device or "this-host", [{**shape, **size} for size in sizes])
+    return Answer({"axis": axis, "widths": asked, "answers": answers}, render(axis.replace("_", " "), asked, answers))
+
+
+def _sizes(ins: str | None, outs: str | None, depthwise: bool, groups: int) -> tuple[str, list[int], list[dict[str, int]]]:
+    """What varies, its widths, and the channels and groups of the layer at each of them."""
+    from wattle.staircase import widths
+
+    inputs = widths("--in-channels", _needed("--in-channels", ins))
+    if depthwise:
+        return "channels", inputs, [{"in_channels": width, "out_channels": width, "groups": width} for width in inputs]
+    outputs = widths("--out-channels", _needed("--out-channels", outs))
+    if len(inputs) > 1 and len(outputs) > 1:
+        detail = f"--in-channels {ins} and --out-channels {outs} are both ranges; give a range for one of them, or --depthwise"
+        raise ProblemError({"type": "urn:wattle:usage", "title": "Two ranges", "status": 400, "detail": detail})
+    sizes = [{"in_channels": i, "out_channels": o, "groups": groups} for i in inputs for o in outputs]
+    return ("in_channels", inputs, sizes) if len(inputs) > 1 else ("out_channels", outputs, sizes)
 
 
 @app.command()
@@ -347,6 +369,10 @@ def _dry_run_text(document: Document) -> Group:
 
     seed = document["seed_cost"]
     return Group(Text(f"the spec is good; the seed costs {cost_words(seed)} ({seed['kind']})"), *_warnings(document))
+
+
+def _expired(entry: Document) -> list[Text]:
+    return [Text(f"warning: {entry['expired']}", style="yellow")] if entry["expired"] else []
 
 
 def _warnings(document: Document) -> list[Text]:

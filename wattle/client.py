@@ -176,6 +176,31 @@ class Client:
         """The whole cost table of a device, as ``costs.table.CostTable.from_json`` reads it."""
         return self._get(f"/v1/devices/{quote(device, safe='')}/table")
 
+    def save_table(self, device: str, path: str | Path, file_format: str = "json") -> None:
+        """Writes the cost table of a device to a file: ``json``, which ``import_table`` takes, or ``csv``, the entries alone."""
+        part = Path(path).with_name(f".{Path(path).name}.part")
+        try:
+            url = f"/v1/devices/{quote(device, safe='')}/table"
+            with self._http.stream("GET", url, params={"format": file_format}) as response, part.open("wb") as file:
+                if response.is_error:
+                    response.read()
+                    raise ProblemError(_document(response, self.url))
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            part.replace(path)
+        except httpx.TransportError as error:
+            raise NoServerError(self.url, _reason(error)) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def import_table(self, device: str, document: Mapping[str, Any], *, dry_run: bool = False) -> Document:
+        """Adds a cost table, as ``table`` gives it, to that of a device, which becomes known by it if it was not.
+
+        ProblemError if anything in it is wrong, or if the device's own table was measured on something else: nothing is kept then.
+        """
+        parameters = {"dry_run": "true"} if dry_run else None
+        return self._send("POST", f"/v1/devices/{quote(device, safe='')}/table", body=dict(document), params=parameters)
+
     def network_cost(self, device: str, network: Mapping[str, Any]) -> Document:
         """The cost of a whole network on a device, per layer and in total."""
         return self._send("POST", f"/v1/devices/{quote(device, safe='')}/costs:network", body=dict(network))

@@ -44,7 +44,8 @@ def test_every_route_is_documented(settings: Settings) -> None:
     for (method, path), operation in operations.items():
         assert operation["description"], path
         assert {"500", "503"} <= operation["responses"].keys(), path
-        assert "404" in operation["responses"] or "{" not in path
+        makes_it = (method, path) == ("POST", "/v1/devices/{name}/table")  # an import makes a device known
+        assert "404" in operation["responses"] or "{" not in path or makes_it
         assert "403" in operation["responses"] or method == "GET"
         for status, response in operation["responses"].items():
             if int(status) >= 400 and status != "416":

@@ -72,9 +72,30 @@ def test_devices_keep_apart(db: Database) -> None:
 def test_registering_again_renews_the_fingerprint_and_keeps_the_table(db: Database) -> None:
     devices.register(db, "pi-4", FINGERPRINT)
     devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0)]))
+    assert devices.register(db, "pi-4", FINGERPRINT).table_version == 1
     again = devices.register(db, "pi-4", {"cpu": "another"})
-    assert (again.fingerprint, again.table_version, again.entries) == ({"cpu": "another"}, 1, 1)
+    assert (again.fingerprint, again.entries) == ({"cpu": "another"}, 1)
+    assert again.table_version == 2, "what a client kept of the table does not say yet that it may no longer hold"
     assert again.measured_fingerprint == FINGERPRINT, "what its numbers were measured on is not forgotten"
+    assert again.expired == (
+        "pi-4 has changed since it was measured (cores was 2, is None, cpu was 'some CPU', is 'another', flags was ['a', 'b'], is None): "
+        "its prices may no longer hold; run wattle profile again"
+    )
+
+
+def test_numbers_of_another_state_of_the_device_are_never_mixed_in_and_come_back_with_it(db: Database) -> None:
+    devices.register(db, "pi-4", {"torch": "1"})
+    devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0), entry(LINEAR, 2.0)], [calibration(1.5)]))
+    devices.register(db, "pi-4", {"torch": "2"})
+    devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 3.0)]))
+    renewed = devices.load_table(db, "pi-4")
+    assert [e.value for e in renewed] == [3.0]
+    assert renewed.calibrations == ()
+    assert (devices.device(db, "pi-4").entries, devices.device(db, "pi-4").calibrations) == (1, 0)
+    back = devices.register(db, "pi-4", {"torch": "1"})
+    assert (back.expired, back.table_version) == (None, 4)
+    assert sorted(e.value for e in devices.load_table(db, "pi-4")) == [1.0, 2.0]
+    assert devices.load_table(db, "pi-4").calibration("latency_ms", SETTING).scale == 1.5
 
 
 def test_an_unknown_device_is_named(db: Database) -> None:

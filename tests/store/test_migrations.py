@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
+from costs.shapes import LayerShape
+from costs.table import Anchor, Calibration, CostEntry, CostTable, Setting
 from store import devices, jobs
 from store.database import Database, SchemaMismatch, alembic_config
 from store.tables import Base
@@ -85,6 +88,7 @@ def test_each_revision_goes_up_and_down_with_rows_inside(empty_url: str) -> None
     db.migrate()
     job = jobs.submit(db, "growth", "a", {"x": 1}, "growth", 3)
     devices.register(db, "pi-4", {"cpu": "some CPU"})
+    devices.save_table(db, None, table := cost_table("pi-4"))
     revisions = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
     for revision in revisions[1:]:  # newest first
         move(db, revision, down=True)
@@ -92,7 +96,18 @@ def test_each_revision_goes_up_and_down_with_rows_inside(empty_url: str) -> None
         move(db, revision)
     assert jobs.get(db, job.id) == job, "the first revision is never undone here, so its rows must live through the rest"
     assert devices.device(db, "pi-4").fingerprint == {"cpu": "some CPU"}
+    again = devices.load_table(db, "pi-4")
+    assert (list(again), again.calibrations) == (list(table), table.calibrations)
+    devices.save_table(db, None, CostTable("pi-4", [replace(entry, value=7.0) for entry in table]))
+    assert {entry.value for entry in devices.load_table(db, "pi-4")} == {7.0}
     db.close()
+
+
+def cost_table(device: str) -> CostTable:
+    depthwise = [LayerShape("conv2d", w, w, 3, 1, w, 8, 8, True) for w in (8, 16)]
+    shapes = [LayerShape("conv2d", 8, 16, 3, 2, 1, 8, 8, True, "silu"), *depthwise, LayerShape("linear", 16, 10)]
+    entries = [CostEntry(shape, Setting(), "latency_ms", 1.0, "ms", "measured", 0.9, None, "m", 9, 1, "2026-01-01") for shape in shapes]
+    return CostTable(device, entries, [Calibration("latency_ms", Setting(), 1.5, 2.0, (Anchor("seed", (8, 16), 1.0, 1.1, 1.0, 1.2),))])
 
 
 def test_one_head() -> None:

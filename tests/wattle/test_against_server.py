@@ -19,6 +19,7 @@ from store import devices, jobs
 from store.artifacts import ArtifactStore
 from store.database import Database
 from store.settings import Settings
+from wattle import tables
 from wattle.cli import app
 from wattle.client import Client, Event, ProblemError
 
@@ -174,6 +175,70 @@ def test_devices_and_costs(bench: Bench) -> None:
     code, out, err = run("cost", *stem, "--batch-size", "32")
     assert (code, "0.5 ms" in out) == (0, True), err
     assert "run `wattle profile`" in run("cost", "--in-channels", "999", "--out-channels", "8")[2]
+
+
+def test_a_table_travels_as_a_file(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices.register(bench.db, "this-host", {"cpu": "test"})
+    devices.save_table(bench.db, None, table := _table(Network("mobilenet_v1", (8,) * 14, 16, 1, 10)))
+    file = tmp_path / "a table.json"
+    assert run("table", "export", "this-host", "-o", str(file))[0] == 0
+    monkeypatch.setattr(tables, "PIECE", 4)
+    assert run("table", "import", str(file), "--device", "copy", "--dry-run")[0] == 0
+    assert bench.client.devices()[0]["name"] == bench.client.devices()[-1]["name"] == "this-host"
+    code, out, _ = run("table", "import", str(file), "--device", "copy", "--json")
+    assert (code, json.loads(out)["device"]["entries"]) == (0, len(table))
+    copied = CostTable.from_json(bench.client.table("copy"))
+    assert (set(copied), copied.calibrations) == (set(table), table.calibrations)
+    profiled = {"fingerprint": {"cpu": "test"}, "table": table.to_json()}
+    file.write_text(json.dumps(profiled))
+    assert "are in the table of this-host" in " ".join(run("table", "import", str(file))[1].split())
+    assert run("table", "export", "this-host", "--csv", "-o", str(tmp_path / "t.csv"))[0] == 0
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == len(table) + 1
+    assert run("table", "export", "nosuch", "-o", str(tmp_path / "u.json"))[0] == 2
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["a table.json", "t.csv"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "is no JSON"), ("[]", "holds no device"), ('{"device": "a", "entries": [{}]}', "missing")]
+)
+def test_a_file_that_is_no_table_is_refused_before_anything_is_kept(bench: Bench, tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "t.json").write_text(content)
+    code, _, err = run("table", "import", str(tmp_path / "t.json"))
+    assert (code, words in " ".join(err.split())) == (2, True), err
+    assert bench.client.devices() == []
+
+
+def test_a_wrong_entry_at_the_end_of_a_long_file_keeps_the_beginning_out(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "PIECE", 4)
+    document = {"fingerprint": {}, **_table(Network("mobilenet_v1", (8,) * 14, 16, 1, 10)).to_json()}
+    document["entries"][-1]["value"] = -1.0
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    assert "value is -1" in " ".join(run("table", "import", str(tmp_path / "t.json"))[2].split())
+    assert bench.client.devices() == []
+
+
+def test_a_plot_of_cost_over_width(bench: Bench) -> None:
+    devices.register(bench.db, "this-host", {"cpu": "test"})
+    linear = [
+        CostEntry(LayerShape("linear", w, 10), Setting(), "latency_ms", w / 8, "ms", "measured", w / 10, w / 6, "m", 9, 0, "2026-01-01")
+        for w in (16, 32)
+    ]
+    devices.save_table(bench.db, None, CostTable("this-host", linear))
+    code, out, _ = run("cost", "--op", "linear", "--in-channels", "8:40:8", "--out-channels", "10")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdecimal()]
+    assert [row[:2] for row in rows[:4]] == [["8", "2"], ["16", "2"], ["24", "4"], ["32", "4"]]
+    words = ("interpolated", "measured", "█", "not priced: no latency_ms for linear 40->10")
+    assert [each in " ".join(out.split()) for each in words] == [True] * 4
+    code, out, _ = run("cost", "--op", "linear", "--in-channels", "8:40:8", "--out-channels", "10", "--json")
+    assert [answer["entry"] is None for answer in json.loads(out)["answers"]] == [False] * 4 + [True]
+    for wrong in ("0", "8:4", "1:9999", "a", "8:16:0", "8::16"):
+        code, _, err = run("cost", "--in-channels", wrong, "--out-channels", "10")
+        assert (code, f"--in-channels is '{wrong}'" in " ".join(err.split())) == (2, True)
+    assert "both ranges" in " ".join(run("cost", "--in-channels", "1:2", "--out-channels", "1:2")[2].split())
+    assert run("cost", "--in-channels", "1:2", "--depthwise", "--quantity", "macs")[0] == 0
 
 
 def _document(name: str) -> dict[str, object]:

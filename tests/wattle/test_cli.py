@@ -68,7 +68,7 @@ class Server:
             ("GET", "/v1/devices/this-host"): {**DEVICE, "calibrated": []},
             ("GET", "/v1/devices/this-host/costs"): {
                 "device": "this-host", "shape": SHAPE, "setting": SETTING, "quantity": "latency_ms", "meter": "wall_clock",
-                "repetitions": 40, "rejected": 2, "measured_at": "2026-01-01T00:00:00+00:00", **COST,
+                "repetitions": 40, "rejected": 2, "measured_at": "2026-01-01T00:00:00+00:00", "expired": None, **COST,
                 "scope": "process", "net": None, "net_low": None, "net_high": None, "sensor_error": None,
             },
             ("POST", "/v1/devices/this-host/costs:network"): {
