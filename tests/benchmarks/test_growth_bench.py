@@ -13,11 +13,13 @@ from scipy import stats as scipy_stats
 from benchmarks.growth import page, tasks
 from benchmarks.growth.arms import ARMS, Runs, Setting
 from benchmarks.growth.factorial import arms_of
+from benchmarks.growth.landscape import KNOWN, Fit, _draws, _limit
 from benchmarks.growth.nets import PYRAMID, macs, small, times
 from benchmarks.growth.records import Clock, OutOfTime, Results
 from benchmarks.growth.shaped import Shaped
 from benchmarks.growth.stats import difference, paired
 from benchmarks.growth.toward import NAME, even_path, register
+from costs.model import Budget, Macs
 from growth.config import GrowthConfig
 from growth.controls import WIDTH_RULES
 from growth.groups import find_groups
@@ -121,7 +123,7 @@ def test_a_path_to_given_widths_takes_no_more_than_its_share_and_growth_follows_
 
 
 def test_arms_are_the_factorial_of_rules_and_weights() -> None:
-    rules = ("energy", "floored", "uniform", "pyramid", "cost_only", "random")
+    rules = ("energy", "uniform", "pyramid", "cost_only", "random")
     assert set(ARMS) == {f"{rule}/{weights}" for rule in rules for weights in ("inherited", "retrained")} | {"twins", "seed_alone"}
     assert set(WIDTH_RULES) <= {arm.split("/")[0] for arm in ARMS}
     assert not any(arm.startswith("pyramid") for arm in arms_of(Setting("digits", "pyramid")))
@@ -210,3 +212,36 @@ def _few() -> Data:
     """The digits task, cut short."""
     data = tasks.load("digits")
     return Data(*(torch.utils.data.TensorDataset(*fetch(part, range(256))) for part in (data.train, data.selection, data.test)))
+
+
+def test_the_landscape_is_drawn_at_one_cost() -> None:
+    drawn = list(_draws(10, 12))
+    assert drawn == list(_draws(10, 12))
+    assert len(set(drawn)) == 12
+    assert all(0.8 * _limit(10) < macs(small(widths, 10)) <= _limit(10) for widths in drawn)
+
+
+def test_the_known_widths_are_those_of_the_rules() -> None:
+    setting = Setting("digits", "constant")
+    config = setting.config(tasks.load("digits"), 0, 0.3, 64)
+    seed, budgets = setting.seed_network.wiring(), [Budget(Macs(), config.limit)]
+    assert KNOWN["pyramid"] == setting.expert.widths
+    assert {name: KNOWN[name] for name in ("cost_only", "uniform")} == {
+        name: WIDTH_RULES[name](seed, budgets, config) for name in ("cost_only", "uniform")
+    }
+
+
+def test_the_fit_finds_the_best_widths_of_a_known_landscape() -> None:
+    """A bowl around (6, 8, 12, 16, 24, 30)."""
+    bottom, drawn = torch.tensor([6.0, 8, 12, 16, 24, 30]).log(), list(_draws(10, 60))
+    losses = [float((0.1 * (torch.tensor(widths).log() - bottom).square().sum()).exp()) for widths in drawn]
+    rows = [
+        {"name": "drawn", "widths": " ".join(map(str, widths)), "selection_loss": loss}
+        for widths, loss in zip(drawn, losses, strict=True)
+    ]  # fmt: skip
+    fit = Fit.of(rows)
+    assert fit.explained > 0.99
+    assert fit.loss(drawn) == pytest.approx(losses, rel=0.02)
+    best = fit.best(10)
+    assert macs(small(best, 10)) <= _limit(10)
+    assert float(fit.loss([best])[0]) < min(losses)
