@@ -5,10 +5,12 @@ It ranks layers of one power exactly as their times do.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from costs.model import Kind
-from costs.table import UNITS, Anchor, Calibration, CostEntry, CostTable
+from costs.model import CostName, Kind
+from costs.table import UNITS, Anchor, Calibration, CostEntry, CostTable, Entries, Key
+from costs.widths import Widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,35 @@ def power_times_time(power: Power, time: CostEntry) -> CostEntry:
 def at_declared_power(table: CostTable, watts: float) -> CostTable:
     """The latencies of a table as energies, if the device drew ``watts`` all the time."""
     power = Power(watts, watts, watts, "power_model", "declared", "estimated:power_model")
-    entries = (power_times_time(power, entry) for entry in table if entry.quantity == "latency_ms")
     scales = (_calibration(power, found) for found in table.calibrations if found.quantity == "latency_ms")
-    return CostTable(table.device, entries, scales)
+    return CostTable.over(table.device, _Powered(table.where, power), scales)
+
+
+@dataclass(frozen=True, slots=True)
+class _Powered:
+    """The latencies among other entries, as energies; only those that are asked for are made (``costs.table.Entries``)."""
+
+    times: Entries
+    power: Power
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[CostEntry]:
+        return (power_times_time(self.power, entry) for entry in self.times if entry.quantity == "latency_ms")
+
+    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+        found = self.times.widths(None if forms is None else {_of(form, "latency_ms") for form in forms})
+        return {_of(form, "energy_mj"): widths for form, widths in found.items() if form[2] == "latency_ms"}
+
+    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
+        times = {_of(key, "latency_ms"): _of(form, "latency_ms") for key, form in keys.items()}
+        found = self.times.find(times)
+        return {_of(key, "energy_mj"): power_times_time(self.power, found[key]) for key in times}
+
+
+def _of(key: Key, quantity: CostName) -> Key:
+    return key[0], key[1], quantity
 
 
 def _calibration(power: Power, found: Calibration) -> Calibration:

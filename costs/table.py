@@ -168,6 +168,11 @@ class CostTable:
         return iter(self._entries)
 
     @property
+    def where(self) -> Entries:
+        """Where its entries lie."""
+        return self._entries
+
+    @property
     def calibrations(self) -> tuple[Calibration, ...]:
         return tuple(self._calibrations.values())
 

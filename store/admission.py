@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from costs.families import MAX_WIDTH, Network, default_widths, largest_widths
-from costs.model import EXACT, Budget, Cost, CostModel, CostName, Macs, Parameters
+from costs.model import EXACT, Budget, Cost, CostModel, CostName, Macs, Parameters, estimated
 from costs.power import at_declared_power
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostTable, NoCost, Setting, TableCost
@@ -209,10 +209,10 @@ def _unknown_device(field: str, name: str, db: Database) -> Problem:
 
 
 def _meter(model: CostModel) -> str | None:
-    """The meter of the energies that the model has, where they are measured."""
+    """The meter of the energies that the model has, where they are measured; a calibration says it, whatever the size of the table."""
     if model.name != "energy_mj" or not isinstance(model, TableCost):
         return None
-    return next((entry.meter for entry in model.table if entry.quantity == "energy_mj" and entry.meter != "power_model"), None)
+    return next((each.meter for each in model.table.calibrations if each.quantity == "energy_mj" and not estimated(each.kind)), None)
 
 
 def profile_command(budget: BudgetSpec, network: Network, max_growth: float, meter: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from costs.families import Network
 from costs.model import Kind
 from costs.power import Power, at_declared_power, power_times_time
-from costs.table import Anchor, Calibration, CostEntry, CostTable, Setting, TableCost
+from costs.table import Anchor, Calibration, CostEntry, CostTable, InMemory, Key, Setting, TableCost
 
 ONE = Setting()
 NETWORK = Network("plain", (4, 8), 8, 1, 3)
@@ -48,6 +49,23 @@ def test_declared_watts_scale_every_latency_and_its_mark_is_never_lost() -> None
         assert (priced.kind, priced.meter, priced.scope, priced.unit) == ("estimated:power_model", "power_model", "declared", "mJ")
     narrower = Network("plain", (3, 7), 8, 1, 3).wiring().shapes()
     assert declared.entry(narrower[1], ONE, "energy_mj").kind == "estimated:power_model"
+
+
+def test_no_more_times_are_asked_for_than_energies_are() -> None:
+    """A stored table holds a million of them."""
+    asked: list[int] = []
+
+    class Noting(InMemory):
+        def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
+            asked.append(len(keys))
+            return super().find(keys)
+
+        def __iter__(self) -> Iterator[CostEntry]:
+            raise AssertionError("all of them were read")
+
+    stored = CostTable.over("bench", Noting(map(time, SHAPES)), table().calibrations)
+    assert TableCost(at_declared_power(stored, 5.0), "energy_mj", ONE).network(SHAPES[:2]).value > 0
+    assert asked == [2]
 
 
 @pytest.mark.parametrize(("kind", "between"), [("measured", "interpolated"), ("estimated:power_x_time", "estimated:power_x_time")])
