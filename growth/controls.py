@@ -17,6 +17,7 @@ has the main run's final widths, and finding them cost as much again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -108,8 +109,11 @@ def uniform_widths(wiring: Wiring, budgets: Sequence[Budget], config: GrowthConf
 
 
 def _nearest(exact: float, width: int, top: int, unit: int) -> int:
-    """Of ``width`` and the multiples of ``unit`` above it up to ``top``, the one that is nearest to ``exact``."""
-    multiple = min(max(width, top // unit * unit), max(width, unit * round(exact / unit)))
+    """Of ``width`` and the multiples of ``unit`` above it up to ``top``, the one that is nearest to ``exact``; of two, the wider one.
+
+    Rounding to even would send some groups up and others down at one factor.
+    """
+    multiple = min(max(width, top // unit * unit), max(width, unit * math.floor(exact / unit + 0.5)))
     return min(multiple, width, key=lambda each: abs(each - exact))
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
@@ -161,6 +161,7 @@ def test_growth_and_every_control_keep_to_all_budgets_and_to_the_rounding(multip
     multiple_of=st.integers(1, 5),
     factor=st.floats(1, 12),
 )
+@example([7, 3, 9], 3, 5.570998529805247)  # at 2.5 times, all three lie half way
 def test_uniform_widths_are_the_widest_that_are_nearest_to_a_multiple_of_the_seeds(
     widths: list[int], multiple_of: int, factor: float
 ) -> None:
