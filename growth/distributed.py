@@ -8,6 +8,7 @@ the others would wait for it in their next reduction.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ def joined(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        # Replicas hold the group in reference cycles.  Its threads must have ended before the interpreter does: one that still frees a
+        # tensor then takes the process down (pytorch/pytorch#179291).
+        gc.collect()
         dist.destroy_process_group()
 
 
