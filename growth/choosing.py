@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from costs.model import Budget, Cost
 from costs.shapes import Wiring
@@ -61,11 +60,8 @@ class Room:
 
     def _selected(self, totals: Sequence[Floats], wiring: Wiring) -> Selection:
         """By the first of several processes: a solver that ran out of time would not find the same everywhere."""
-        reached = [
-            _reached(total, lowest + np.arange(len(total)), (lowest, width), self.multiple_of)
-            for total, lowest, width in zip(totals, wiring.widths, self.wiring.widths, strict=True)
-        ]
-        return distributed.of_first(select(reached, wiring, self.budgets))
+        found = select(totals, wiring, self.budgets, multiple_of=self.multiple_of, kept=self.wiring.widths)
+        return distributed.of_first(found)
 
     def _floors(self) -> list[int]:
         """How narrow each group may become."""
@@ -83,12 +79,6 @@ class Room:
                 limits = " and ".join(f"{budget.limit:.6g} {budget.cost_model.unit}" for budget in self.budgets)
                 return "budget", f"nothing that gains fits the round's limit of {limits}"
         return "widest", "every group that would gain is as wide as max_growth allows"
-
-
-def _reached(totals: Floats, widths: NDArray[np.int64], kept: tuple[int, ...], multiple_of: int) -> Floats:
-    """The same totals where no width gains anything that is neither a multiple nor ``kept`` as it is."""
-    allowed = (widths % multiple_of == 0) | np.isin(widths, kept)
-    return np.maximum.accumulate(np.where(allowed, totals, 0.0))
 
 
 def _picks(groups: Sequence[Menu], counts: Sequence[int]) -> list[Pick]:

@@ -52,14 +52,15 @@ class Selection:
 
 def select(
     totals: Sequence[Floats], wiring: Wiring, budgets: Budget | Sequence[Budget], *,
-    multiple_of: int = 1, method: str | None = None, seconds: float = 600.0,
+    multiple_of: int = 1, kept: Sequence[int] | None = None, method: str | None = None, seconds: float = 600.0,
 ) -> Selection:  # fmt: skip
     """The widths of largest total gain whose network keeps to every budget; among equal gains, the cheapest by the first one.
 
     ``totals[g][n]`` is the largest gain (loss units) of adding at most ``n`` channels to group ``g``: 0 at first, never falling.  A
     number that gains no more than the one before it is no candidate, nor is a width without a cost, nor, with ``multiple_of``, a width
-    that is no multiple of it (the present widths are allowed as they are).  ``method`` is one of ``METHODS``, by default the one for
-    this wiring.  ``seconds`` bounds ``program``; a result that hangs on the clock is not repeatable.
+    that is no multiple of it (those of ``wiring`` are allowed as they are, and ``kept`` ones, where ``wiring`` is narrower than the
+    network that is to change).  ``method`` is one of ``METHODS``, by default the one for this wiring.
+    ``seconds`` bounds ``program``; a result that hangs on the clock is not repeatable.
 
     ValueError: the present network costs more than a limit.  NoCost: it has no cost.  SelectionError: no answer.
     """
@@ -67,7 +68,7 @@ def select(
     _check(wiring, budgets, multiple_of, method)
     if not any(total[-1] > 0 for total in totals):
         return _selection(wiring, budgets, (0,) * len(totals), 0.0, 0.0, "none")
-    problem = tabulate(totals, wiring, budgets, multiple_of)
+    problem = tabulate(totals, wiring, budgets, multiple_of, kept)
     problem.drop_dominated()
     method = method or ("labels" if is_forest(problem) else "program")
     answer = METHODS[method](problem, seconds)

@@ -21,10 +21,12 @@ Edges = tuple[Sequence[int] | None, Sequence[int] | None]  # input and output wi
 Known = dict[tuple[object, ...], Floats]  # what was asked before
 
 
-def tabulate(totals: Sequence[Floats], wiring: Wiring, budgets: Sequence[Budget], multiple_of: int) -> Problem:
+def tabulate(
+    totals: Sequence[Floats], wiring: Wiring, budgets: Sequence[Budget], multiple_of: int, kept: Sequence[int] | None = None
+) -> Problem:
     """Candidates with their gains, and their costs in every budget."""
     limits = np.array([budget.limit for budget in budgets])
-    added = [_candidates(total, width, multiple_of) for total, width in zip(totals, wiring.widths, strict=True)]
+    added = [_candidates(*one, multiple_of) for one in zip(totals, wiring.widths, kept or wiring.widths, strict=True)]
     added = _largest_of_each_step(added, wiring, budgets)
     largest = sum(float(total[-1]) for total in totals)
     problem = Problem(
@@ -49,10 +51,11 @@ def fits(wiring: Wiring, widths: Sequence[int], budgets: Sequence[Budget]) -> bo
         return False
 
 
-def _candidates(total: Floats, width: int, multiple_of: int) -> Widths:
-    """The present width, and the allowed ones that gain more than any smaller width."""
+def _candidates(total: Floats, width: int, kept: int, multiple_of: int) -> Widths:
+    """The first width, and the allowed ones that gain more than any smaller width."""
     gaining = np.flatnonzero(np.diff(total, prepend=np.inf) > 0)
-    return np.append([0], gaining[(width + gaining) % multiple_of == 0]).astype(np.int64)
+    reached = width + gaining
+    return np.append([0], gaining[(reached % multiple_of == 0) | (reached == kept)]).astype(np.int64)
 
 
 def _largest_of_each_step(added: list[Widths], wiring: Wiring, budgets: Sequence[Budget]) -> list[Widths]:
