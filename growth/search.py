@@ -55,6 +55,7 @@ class Search:
     config: GrowthConfig
     number: int
     spent_macs: int = field(default=0, init=False)
+    _proposals: dict[str, list[Candidates]] = field(default_factory=dict, init=False)  # by operator: each proposes once
 
     def choice(self, room: Room) -> Choice:
         """What to add.  The same search gives the same choice."""
@@ -69,10 +70,10 @@ class Search:
         else:
             choice = take(candidates, draw(0), room)
         if choice.taken and operators != tuple(self.config.operators):
-            choice = self._filled(evidence, choice)
+            choice = self._substituted(evidence, choice)
         elif choice.taken and self.config.step_rule != "fixed":
             choice = self._scaled(evidence, choice, room)
-        return choice.filled(self._proposed(evidence, (FILLS,)), room) if fills(self.config) else choice
+        return choice.filled(self._proposed_by(FILLS, evidence), room) if fills(self.config) else choice
 
     def _evidence(self) -> Evidence:
         """The scoring images, and what the scorer finds on them if an operator asks for it."""
@@ -87,13 +88,16 @@ class Search:
         return replace(evidence, scores=[_of_first_process(score) for score in scores])
 
     def _proposed(self, evidence: Evidence, operators: Sequence[str]) -> list[Candidates]:
-        passes = operator_passes(operators, fan_ins(self.model, self.graph))
-        self.spent_macs += macs(self.graph) * passes.scoring * self.config.scoring_samples
-        found: list[Candidates] = []
-        for name in operators:
+        return [one for name in operators for one in self._proposed_by(name, evidence)]
+
+    def _proposed_by(self, name: str, evidence: Evidence) -> list[Candidates]:
+        if name not in self._proposals:
+            self.spent_macs += (
+                macs(self.graph) * operator_passes([name], fan_ins(self.model, self.graph)).scoring * self.config.scoring_samples
+            )
             generator = seeded(self.config.seed, f"operator {name}", self.number)
-            found += OPERATORS[name].propose(evidence, self.config.split_step, generator)
-        return found
+            self._proposals[name] = OPERATORS[name].propose(evidence, self.config.split_step, generator)
+        return self._proposals[name]
 
     def _measured(
         self, evidence: Evidence, candidates: Sequence[Candidates], operators: Sequence[str], batches: Sequence[Batch]
@@ -105,7 +109,7 @@ class Search:
             return fresh
         return replace(fresh, departures=departures(self.model, self.graph, batches, evidence.loss))
 
-    def _filled(self, evidence: Evidence, choice: Choice) -> Choice:
+    def _substituted(self, evidence: Evidence, choice: Choice) -> Choice:
         """The widths that were chosen, with what the operator that claims no gain proposes for the same parents."""
         proposed = {one.offspring.group: one for one in self._proposed(evidence, self.config.operators)}
         chosen = [proposed[one.offspring.group].take(one.offspring.parents) for one in choice.chosen]
