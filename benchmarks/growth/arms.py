@@ -26,8 +26,6 @@ SEEDS: Mapping[str, Widths] = {"constant": CONSTANT, "pyramid": PYRAMID}
 FINAL = 2.0  # the final network costs what this multiple of the pyramid does
 EPOCHS = 8  # of the pyramid at that cost: the compute that every arm is charged
 ROUNDS, GROWTH_SAMPLES = 3, 50 * 64  # training images of each stage before the last
-# A whole run sees 32 000 images, so scoring has to do with few.
-CHEAP: Mapping[str, Any] = {"scoring_samples": 128, "fresh_samples": 32, "max_fresh_samples": 512}
 SEED_COMPUTE_PART = 0.55  # of the final network's, on average while growing; it only plans the schedule
 
 
@@ -63,7 +61,9 @@ class Setting:
             max_growth=5.0,
             seed=seed,
             compute_limit_macs=compute,
-            **CHEAP,
+            scoring_samples=128,  # a whole run sees 32 000 images, so scoring has to do with few
+            fresh_samples=32,
+            max_fresh_samples=512,
         )
 
 
