@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from wattle import tables
+from wattle import connection, tables
 from wattle.answer import JOB_ENDED_BADLY, OK, Answer, answering, progress_console
 from wattle.client import Client, Document, ProblemError
 from wattle.watch import STATE_STYLES, follow, words
@@ -39,18 +39,6 @@ NetActivation = Annotated[str, typer.Option(help="silu or relu.")]
 ImageSize = Annotated[int | None, typer.Option(help="Pixels per side.", min=8, max=224)]
 InChannels = Annotated[int | None, typer.Option("--in-channels", "--channels", help="Image channels.", min=1, max=3)]
 Classes = Annotated[int | None, typer.Option(help="Number of classes.", min=2)]
-
-
-def connect() -> Client:
-    """The server at WATTLE_URL; else the service that runs on this data folder; else the host and port of the settings."""
-    if url := os.environ.get("WATTLE_URL"):
-        return Client(url)
-    from wattle.specs import settings
-    from wattle.state import read_state
-
-    found = settings()
-    state = read_state(found.data_dir)
-    return Client(state["url"] if state else f"http://{found.host}:{found.port}")
 
 
 def _say_version(wanted: bool) -> None:
@@ -120,7 +108,7 @@ def submit(
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: the same key and spec never make a second job.")] = None,
 ) -> Answer:
     """Submit a growth job."""
-    with connect() as client:
+    with connection.connect() as client:
         document = client.submit(spec, dry_run=dry_run, idempotency_key=key)
         if dry_run:
             return Answer(document, _dry_run_text(document))
@@ -136,7 +124,7 @@ def jobs(
     cursor: Annotated[str | None, typer.Option(help="Go on where an earlier list ended (its `next`).")] = None,
 ) -> Answer:
     """List jobs, newest first."""
-    with connect() as client:
+    with connection.connect() as client:
         document = client.jobs(state=state, kind=kind, limit=limit, cursor=cursor)
     table = Table("id", "name", "kind", "state", "progress", box=None, pad_edge=False)
     for job in document["jobs"]:
@@ -150,7 +138,7 @@ def jobs(
 @answering
 def watch(job_id: JobId) -> Answer:
     """Follow a job until it ends; the exit code says how."""
-    with connect() as client:
+    with connection.connect() as client:
         return _followed(client, client.job(job_id))
 
 
@@ -158,7 +146,7 @@ def watch(job_id: JobId) -> Answer:
 @answering
 def cancel(job_id: JobId) -> Answer:
     """Cancel a job.  It is shown as cancelled when none of its processes lives any more."""
-    with connect() as client:
+    with connection.connect() as client:
         job = client.cancel(job_id)
     done = job["state"] == "cancelled"
     return Answer(job, Text(f"{job['id']} is cancelled" if done else f"{job['id']} is being cancelled: wattle watch {job['id']}"))
@@ -170,7 +158,7 @@ def report(job_id: JobId) -> Answer:
     """Show what a finished job found: widths, costs, accuracy, controls, verdict."""
     from wattle.report import render
 
-    with connect() as client:
+    with connection.connect() as client:
         document = client.report(job_id)
     return Answer(document, render(document, f"wattle artifacts {job_id} -o DIR"))
 
@@ -182,7 +170,7 @@ def artifacts(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Download into this folder; without it, only list.")] = None,
 ) -> Answer:
     """List or download the artifacts of a job; every download is checked by its sha256."""
-    with connect() as client:
+    with connection.connect() as client:
         listed = client.artifacts(job_id)
         paths = [str(path) for path in client.download(job_id, output)] if output else []
     table = Table("name", "bytes", "sha256", *(("file",) if paths else ()), box=None, pad_edge=False)
@@ -228,7 +216,7 @@ def profile(
         "energy_seconds": energy_seconds,
     }  # fmt: skip
     document |= {name: value for name, value in given.items() if value is not None}
-    with connect() as client:
+    with connection.connect() as client:
         job = client.profile(document)
         return _followed(client, job) if wait else Answer(job, _submitted_text(job))
 
@@ -237,7 +225,7 @@ def profile(
 @answering
 def devices() -> Answer:
     """List devices and their cost tables."""
-    with connect() as client:
+    with connection.connect() as client:
         found = [client.device(entry["name"]) for entry in client.devices()]
     columns = ("device", "processor", "cost entries", "measured at", Column("mean error, whole networks", no_wrap=True))
     table = Table(*columns, box=None, pad_edge=False)
@@ -272,7 +260,7 @@ def cost(
     threads: Threads = None,
 ) -> Answer:
     """Price one layer, a plot of one over its widths, or with --spec the whole network of a job, on a device."""
-    with connect() as client:
+    with connection.connect() as client:
         if spec is not None:
             from wattle.specs import device_of_job, network_of_job
 
@@ -316,7 +304,7 @@ def doctor() -> Answer:
     """Say what this machine can run and measure, and what to do about what it can't."""
     from wattle.doctor import as_documents, as_table, examine
 
-    with connect() as client:
+    with connection.connect() as client:
         checks = examine(client)
     document = as_documents(checks)
     return Answer(document, as_table(checks), JOB_ENDED_BADLY if document["status"] == "fail" else OK)

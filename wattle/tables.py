@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from wattle import connection
 from wattle.answer import Answer, answering
-from wattle.client import Client, Document, ProblemError
+from wattle.client import Document, ProblemError
 
 PIECE = 10_000  # entries in one request: the server takes 8 MB
 
@@ -28,7 +29,7 @@ def export_table(
     """Write a device's cost table, with what it was measured on, to a file."""
     file_format = "csv" if as_csv else "json"
     path = output or Path(f"{device}.{file_format}")
-    with _connect() as client:
+    with connection.connect() as client:
         client.save_table(device, path, file_format)
     return Answer({"device": device, "file": str(path), "bytes": path.stat().st_size}, Text(f"{path}: {path.stat().st_size:,} bytes"))
 
@@ -44,7 +45,7 @@ def import_table(
     document = read_table(file)
     name = device or str(document["device"])
     pieces = list(_pieces(document))
-    with _connect() as client:
+    with connection.connect() as client:
         for checking in (True, False)[: 1 if dry_run else 2]:
             for piece in pieces:
                 answer = client.import_table(name, piece, dry_run=checking)
@@ -80,9 +81,3 @@ def _pieces(document: Document) -> Iterator[Document]:
 def _no_table(file: Path, reason: str) -> ProblemError:
     detail = f"{file}: {reason}; give a file that `wattle table export` or `python -m profiler --output` wrote"
     return ProblemError({"type": "urn:wattle:bad-table", "title": "No cost table", "status": 422, "detail": detail})
-
-
-def _connect() -> Client:
-    import wattle.cli
-
-    return wattle.cli.connect()

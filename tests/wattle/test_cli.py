@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-import wattle.cli
+import wattle.connection
 from wattle.cli import app
 from wattle.client import Client
 
@@ -101,7 +101,7 @@ RUN_FOR_REAL_ELSEWHERE = {"up", "demo", "worker"}
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]) -> Server:
     scripted = Server(report)
-    monkeypatch.setattr(wattle.cli, "connect", lambda: Client("http://test", transport=httpx.MockTransport(scripted)))
+    monkeypatch.setattr(wattle.connection, "connect", lambda: Client("http://test", transport=httpx.MockTransport(scripted)))
     return scripted
 
 
