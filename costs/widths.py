@@ -97,14 +97,15 @@ class Widths:
         return widths
 
     def _smallest_covering(self, i: int, o: int) -> Pair | None:
-        """The pair of at least these widths with the smallest product."""
+        """The pair of at least these widths with the smallest product; of equal products, the one with the narrower input."""
         best: Pair | None = None
         for near in self._inputs[bisect_left(self._inputs, i) :]:
             if best is not None and near * o >= best[0] * best[1]:
                 break  # wider inputs can't have a smaller product
             at = bisect_left(self._codes, encoded((near, o)))
             if at < len(self._codes) and self._codes[at] >> BITS == near:
-                best = min((near, self._codes[at] & LARGEST), best or (LARGEST, LARGEST), key=lambda pair: pair[0] * pair[1])
+                # best comes first: min keeps the first of equals, and inputs rise
+                best = min(best or (LARGEST, LARGEST), (near, self._codes[at] & LARGEST), key=lambda pair: pair[0] * pair[1])
         return best
 
     def _outputs_near(self, i: int, o: int, count: int) -> Iterator[int]:

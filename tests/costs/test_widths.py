@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from costs.widths import LARGEST, Pair, Widths, decoded, encoded
@@ -31,6 +31,7 @@ def distance(one: Pair, other: Pair) -> int:
 
 
 @given(measured, pair)
+@example(pairs={(7, 18), (9, 14), (10, 13)}, asked=(1, 1))  # equal products
 def test_neighbours_are_those_of_the_plain_rule(pairs: set[Pair], asked: Pair) -> None:
     widths = Widths(pairs)
     assert (widths.above(asked), widths.below(asked)) == (above(pairs, asked), below(pairs, asked))
