@@ -1,9 +1,11 @@
-"""Three image tasks that nets of 40 k to 350 k MACs do not saturate: rendered from a seed in seconds, nothing to download.
+"""Image tasks that nets of 40 k to 350 k MACs do not saturate: rendered from a seed in seconds, nothing to download.
 
 - ``digits``: scikit-learn's digits, each writer's image in one split only, rendered anew with affine changes, clutter and noise.
 - ``patterns``: a shape (coarse) filled with a grating (fine); the class is the pair, so early and late layers are needed at different
   scales.
 - ``teacher``: random fields, labelled by a network with random weights and uneven widths (6 and 32 channels).
+- ``textures``: filtered noise without any shape; what tells the classes apart has to come through the first layers, where a channel is
+  dear.  Added when the other three were seen to want width where it is cheap, which a rule that looks at cost alone finds by itself.
 
 Grey images of 16 pixels, standardised by the training images.  Another purpose or part draws other images: splits are disjoint.
 """
@@ -179,8 +181,30 @@ def _teacher() -> tuple[nn.Module, Tensor, Tensor]:
     return teacher, scores.mean(0), scores.std(0)
 
 
+# Textures
+
+TEXTURES, GRAIN = 12, 5
+
+
+def render_textures(part: str, count: int, generator: torch.Generator) -> Batch:  # noqa: ARG001  # parts differ by their generator
+    """White noise through the filter of the class, of any contrast, in as much white noise: classes differ in their spectrum alone."""
+    texture = torch.randint(TEXTURES, (count,), generator=generator)
+    white = torch.randn(1, count, IMAGE_SIZE + GRAIN - 1, IMAGE_SIZE + GRAIN - 1, generator=generator)
+    filtered = functional.conv2d(white, _grains()[texture], groups=count).transpose(0, 1)  # [count, 1, 16, 16]
+    contrast = 0.5 + torch.rand(count, 1, 1, 1, generator=generator)
+    return contrast * filtered + torch.randn(filtered.shape, generator=generator), texture
+
+
+@cache
+def _grains() -> Tensor:
+    """A random filter of norm one for each class, [classes, 1, 5, 5]; the same whatever the task's seed."""
+    drawn = torch.randn(TEXTURES, GRAIN * GRAIN, generator=seeded(0, "grains"))
+    return functional.normalize(drawn).view(TEXTURES, 1, GRAIN, GRAIN)
+
+
 TASKS = {
     "digits": Task(10, render_digits),
     "patterns": Task(SHAPES * GRATINGS, render_patterns),
     "teacher": Task(TEACHER_CLASSES, render_teacher),
+    "textures": Task(TEXTURES, render_textures),
 }
