@@ -17,7 +17,7 @@ from costs.families import Network
 from costs.model import Budget, CostModel, Macs
 from growth.config import GrowthConfig
 from growth.controls import WIDTH_RULES, Widths, control, retrained
-from growth.events import Finished
+from growth.events import Finished, Scored
 from growth.loop import Growth
 from growth.training import Data, size
 
@@ -69,10 +69,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A finished run, and how it ended."""
+    """A finished run, how it ended, and what it was charged until its widths were final."""
 
     growth: Growth
     finished: Finished
+    search_macs: int
 
     def values(self) -> dict[str, Any]:
         """What is kept of it.  Losses in nats."""
@@ -85,6 +86,7 @@ class Ended:
             "widths": list(self.growth.graph.wiring.widths),
             "cost": end.network_cost.value,
             "charged_macs": end.charged_macs,
+            "search_macs": self.search_macs,
             "steps": end.steps,
             "rounds": [
                 {
@@ -126,6 +128,13 @@ class Runs:
         """The product's own control of this name."""
         return control(name, network or self.setting.seed_network, self.main, config)
 
+    def after_search(self, arm: str, config: GrowthConfig) -> Planned:
+        """The widths that an arm found, from scratch, with what its search left of the compute."""
+        found = self.run(arm)
+        left = found.growth.charged_macs - found.search_macs
+        network, whole = retrained(found.growth, config)
+        return network, replace(whole, final_steps=whole.final_steps * left // found.growth.charged_macs, compute_limit_macs=left)
+
     def toward(self, rule: str, config: GrowthConfig) -> Planned:
         """Grown to the widths of a rule, by new channels that nothing reads yet."""
         seed = self.setting.seed_network
@@ -139,15 +148,18 @@ class Runs:
     def at(self, arm: str, rate: float, batch: int) -> Ended:
         """The run of an arm at this learning rate and batch size, whatever it is tuned to."""
         network, config = ARMS[arm](self, self.setting.config(self.data, self.seed, rate, batch))
-        growth = Growth.start(network, self.data, self.setting.cost_model, config)
-        *_, last = growth.events()
-        assert isinstance(last, Finished)
-        return Ended(growth, last)
+        growth, search_macs = Growth.start(network, self.data, self.setting.cost_model, config), 0
+        for event in growth.events():
+            if isinstance(event, Scored):
+                search_macs = growth.charged_macs
+        assert isinstance(event, Finished)
+        return Ended(growth, event, search_macs)
 
 
 ARMS: dict[str, Callable[[Runs, GrowthConfig], Planned]] = {
     "energy/inherited": lambda runs, config: (runs.setting.seed_network, replace(config, **runs.setting.ours)),
     "energy/retrained": lambda runs, config: retrained(runs.main, config),
+    "energy/retrained, search charged": lambda runs, config: runs.after_search("energy/inherited", config),
     "uniform/inherited": lambda runs, config: runs.toward("uniform", config),
     "uniform/retrained": lambda runs, config: runs.control("uniform", config),
     "pyramid/inherited": lambda runs, config: runs.toward("pyramid", config),

@@ -28,7 +28,9 @@ def factorial(rows: list[Values], shelf: Shelf) -> list[str]:
         "Learning rate and batch size are tuned for each arm on the selection images, with seeds of their own (rate 0.3, 0.6 or 1.2 at "
         "batch 64, then batch 32 or 64 at that rate); the final runs alone read the test images.  *Inherited* weights grew from the seed "
         "network; a rule without scores grows by channels that nothing reads at first.  *Retrained* weights were trained from scratch at "
-        "the final widths.  All arms were charged the same compute, scoring included.  An arm whose growth was refused or rolled back "
+        "the final widths.  All arms were charged the same compute, scoring included, but for the search of *retrained* widths: where "
+        "*search charged* is said, they were trained with what the run that found them had left after its last round.  An arm whose "
+        "growth was refused or rolled back "
         'costs less than the limit.  *Energy* is the product\'s default.  Settings "before decision 008" were run with an earlier one '
         "(steps of 0.3, no filling, roll-back whenever the loss rose, rates 0.15 to 0.6), and *floored* there is the index where it "
         "promises a gain, and cost alone for the rest of the budget."

@@ -124,7 +124,9 @@ def test_a_path_to_given_widths_takes_no_more_than_its_share_and_growth_follows_
 
 def test_arms_are_the_factorial_of_rules_and_weights() -> None:
     rules = ("energy", "uniform", "pyramid", "cost_only", "random")
-    assert set(ARMS) == {f"{rule}/{weights}" for rule in rules for weights in ("inherited", "retrained")} | {"twins", "seed_alone"}
+    assert set(ARMS) == {f"{rule}/{weights}" for rule in rules for weights in ("inherited", "retrained")} | {
+        "energy/retrained, search charged", "twins", "seed_alone"
+    }  # fmt: skip
     assert set(WIDTH_RULES) <= {arm.split("/")[0] for arm in ARMS}
     assert not any(arm.startswith("pyramid") for arm in arms_of(Setting("digits", "pyramid")))
 
@@ -139,6 +141,11 @@ def test_every_arm_spends_what_all_may(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = 30 * size(data.train) * 3 * macs(setting.expert)
     assert all(0.9 * allowed < macs <= allowed for macs in spent.values())
     assert spent["uniform/retrained"] <= spent["energy/inherited"]
+    found, network_macs = runs.run("energy/inherited"), macs(runs.main.network)
+    trained = runs.at("energy/retrained, search charged", 0.01, 64).values()
+    in_all = found.search_macs + trained["charged_macs"]
+    assert 0 < found.search_macs < spent["energy/inherited"]
+    assert spent["energy/inherited"] - 4 * 3 * 64 * network_macs < in_all <= spent["energy/inherited"]
 
 
 def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:

@@ -53,9 +53,10 @@ def test_example_runs(client: Client, path: Path) -> None:
     assert job["state"] == "succeeded", job["message"]
     report = client.report(job["id"])
     assert set(report["controls"]) == set(spec["controls"])
-    kept = any(taken["outcome"] == "grown" and not taken["rolled_back"] for taken in report["rounds"])
-    assert kept == (sum(report["grown"]["widths"]) > sum(report["seed"]["widths"]))
-    assert kept or spec["data"]["name"] == "imagefolder"  # on 84 training images that are easily told apart hardly any gain is reliable
+    # where no gain is reliable, as on 84 images that are easily told apart, the budget is filled all the same
+    kept = any(taken["outcome"] in ("grown", "filled") and not taken["rolled_back"] for taken in report["rounds"])
+    assert kept
+    assert sum(report["grown"]["widths"]) > sum(report["seed"]["widths"])
     for result in (report["grown"], *report["controls"].values()):
         assert result["predicted_cost"]["value"] <= spec["budget"]["limit"]
         assert result["charged_macs"] <= report["grown"]["charged_macs"]
