@@ -19,6 +19,7 @@ from profiler.device import Fingerprint, fingerprint, ready_to_measure
 from profiler.energy_costs import measure_energy_costs
 from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS
+from profiler.readings import Readings
 from profiler.sweep import as_entries, plan, sentinel
 from profiler.timing import Progress, Work, interleave, never, silent
 from profiler.units import unit_work
@@ -83,11 +84,13 @@ def profile_device(
     should_stop: Callable[[], bool] = never,
     anchors: int = ANCHORS,
     energy: EnergyRequest | None = None,
+    kept: Readings | None = None,
 ) -> Profile:
     """Measure every layer shape that ``network`` can meet while it grows, and ``anchors`` whole networks, for about ``seconds``.
 
     The plan is the same for the same arguments; only the readings differ.  Layers and anchors share every round, so the machine's
-    slow minutes fall on both.  ``energy`` adds energies, in a session of their own with its own time budget.  ValueError for a network or
+    slow minutes fall on both.  ``energy`` adds energies, in a session of their own with its own time budget.  ``kept`` holds the latency
+    readings of a run with the same arguments that did not get to its end: this one goes on from there.  ValueError for a network or
     setting out of range; NoResult if the machine was too busy to calibrate; MeterError if the meter's device was lost.
     """
     wiring = network.wiring()
@@ -97,7 +100,8 @@ def profile_device(
         wholes = _anchor_work(network, widths, setting)
         work: dict[LayerShape | str, Work] = dict(wholes.items())
         work.update(unit_work(plan(wiring, largest), setting).items())
-        session = interleave(work, METERS["wall_clock"](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+        meter = METERS["wall_clock"]()
+        session = interleave(work, meter, seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop, kept=kept)
         units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
         measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
         missing = {str(key): str(reason) for key, reason in session.missing.items()}

@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 
 from profiler.meters import Meter, Origin
 from profiler.meters.base import THIS_PROCESS
+from profiler.readings import Readings
 
 Key = TypeVar("Key", bound=Hashable)
 Work = Callable[[], object]
@@ -31,6 +32,8 @@ WARM_UP_AGREEMENT = 0.1
 WARM_UP_CALLS = range(3, 50)
 WARM_UP_SECONDS = 0.1
 ATTEMPTS = 3  # in a round; long windows are disturbed more often and would otherwise end with fewer readings than short ones
+CHANGED = 0.05  # of the sentinel: more, and readings from before an interruption are of another machine
+SENTINEL = "sentinel"
 OVERTIME = 2.0  # subjects that still lack readings when the budget is spent are visited until this multiple of it
 
 
@@ -103,6 +106,13 @@ class _Subject:
         self.disturbances[reading.disturbed] += 1
         return False
 
+    def read(self, meter: Meter, enough: int) -> None:
+        """Visit until there are so many readings, for as many attempts as they are worth."""
+        for _ in range(ATTEMPTS * enough):
+            if len(self.readings) >= enough:
+                break
+            self.visit(meter)
+
     def measurement(self) -> Measurement | None:
         """None with too few readings."""
         if len(self.readings) < MIN_READINGS:
@@ -134,16 +144,21 @@ def interleave(
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
     clock: Callable[[], float] = time.perf_counter,
+    kept: Readings | None = None,
 ) -> Session[Key]:
     """Measure all ``work`` in rounds until every interval is within 2 % or ``seconds`` have passed.
 
     A subject that has fewer than five valid readings by then is visited on, for at most as long again.  ``should_stop`` ends the
-    run early, as if all time were spent.  ``sentinel`` is a fixed reference visited in every round.
+    run early, as if all time were spent.  ``sentinel`` is a fixed reference visited in every round.  ``kept`` holds what an interrupted
+    run of the same work has read, and the time that it took; it is gone on from unless the sentinel says that the machine has changed.
     """
-    start = clock()
-    subjects = {key: _Subject(task) for key, task in work.items()}
-    watch = _Subject(sentinel) if sentinel else None
+    kept = kept or Readings()
+    subjects = {key: _Subject(task, readings=kept.values.setdefault(str(key), [])) for key, task in work.items()}
+    watch = _Subject(sentinel, readings=kept.values.setdefault(SENTINEL, [])) if sentinel else None
     everyone = [*subjects.values(), *([watch] if watch else [])]
+    if watch and _changed(watch, meter, clock):
+        kept.forget()
+    start = clock() - kept.seconds
     order, rounds = random.Random(seed), 0  # noqa: S311 - an order of visits is no secret
 
     def report(message: str) -> None:
@@ -170,11 +185,22 @@ def interleave(
             any(subject.visit(meter) for _ in range(ATTEMPTS))
         else:
             rounds += turn is everyone
+        kept.seconds = clock() - start
+        kept.keep()
 
     results = {key: measured for key, subject in subjects.items() if (measured := subject.measurement())}
     missing = {key: _no_result(subject, seconds) for key, subject in subjects.items() if key not in results}
     progress(int(seconds), int(seconds), f"{len(results)} of {len(subjects)} measured in {rounds} rounds")
     return Session(results, missing, rounds, drift(watch.readings) if watch else None)
+
+
+def _changed(watch: _Subject, meter: Meter, clock: Callable[[], float]) -> bool:
+    """Whether the sentinel is not as quick as it was before the interruption.  Not where that can't be told for lack of readings."""
+    if len(watch.readings) < MIN_READINGS:
+        return False
+    now = _Subject(watch.work, max(1, math.ceil(meter.window_seconds / warm_up(watch.work, clock))))
+    now.read(meter, 2 * MIN_READINGS)
+    return len(now.readings) >= MIN_READINGS and abs(median(now.readings) / median(watch.readings) - 1) > CHANGED
 
 
 def warm_up(work: Work, clock: Callable[[], float]) -> float:

@@ -14,6 +14,7 @@ from profiler.timing import NoResult
 from store.database import DatabaseUnavailable
 from store.jobs import Cause
 from store.problems import InvalidSpec
+from worker.trust import TableOutdated
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LESS_MEMORY = "lower training.batch_size or growth.scoring_samples, start from a smaller seed, or free memory"
@@ -25,7 +26,7 @@ def explain(error: Exception, data_dir: Path) -> tuple[Cause, str]:
         return "invalid_data", str(error)
     if isinstance(error, FloatingPointError):
         return "not_a_number", str(error)
-    if isinstance(error, (NoCost, NoResult, MeterError)):
+    if isinstance(error, (NoCost, NoResult, MeterError, TableOutdated)):
         return "device_error", str(error)
     if _out_of_memory(error):
         return "out_of_memory", f"memory ran out ({_first_line(error)}); {_LESS_MEMORY}"

@@ -13,8 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_profile(attempt: Attempt) -> None:
-    """Measure and keep.  A measurement that was cut short is thrown away: its machine may have changed meanwhile."""
+    """Measure and keep.  What was read before an interruption is gone on from, if the machine has not changed meanwhile."""
+    from profiler.device import fingerprint
     from profiler.profile import profile_device
+    from profiler.readings import ReadingsFile
     from worker.measured import energy_request
 
     spec = ProfileSpec.model_validate(attempt.lease.job.spec)
@@ -29,10 +31,15 @@ def run_profile(attempt: Attempt) -> None:
 
     energy = energy_request(spec.meter, attempt.settings, spec.energy_seconds) if spec.meter else None
     arguments = (admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds)
+    kept = ReadingsFile(
+        path=attempt.settings.job_dir(attempt.job_id) / "readings.json",
+        plan={"spec": attempt.lease.job.spec, "fingerprint": fingerprint(spec.threads)},
+    )
     try:
-        profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop, energy=energy)
+        profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop, energy=energy, kept=kept)
     finally:
         attempt.stop_if_asked()  # also where too few readings were an error: they are too few because it was told to stop
+        kept.discard()  # a retry of what failed is to measure anew
     devices.save_table(attempt.db, attempt.lease, profile.table)
     for warning in profile.warnings:
         logger.warning(warning)

@@ -25,6 +25,7 @@ from store.spec import JobSpec
 from worker.comparison import GROWN, RETRAINED, arms, run_name
 from worker.measured import Measurements
 from worker.runs import Result
+from worker.trust import drift_words
 from worker.verdict import paired, spread, verdict
 
 DRIFT_PERCENT = 5.0  # all networks off by this much to one side: more than tables are off by, less than machines change
@@ -51,6 +52,7 @@ class Setup:
     preprocessing: Preprocessing
     data: Data
     advised: Document | None = None  # on the size of the seed, where asked for
+    checked: Sequence[Document] = ()  # the tables of this machine, when the job began
 
 
 def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measured) -> Document:
@@ -80,6 +82,7 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
         "verdict": _verdict(setup, repeats, results[GROWN]),
         "delivered": delivered,
         **({"seed_advice": setup.advised} if setup.advised else {}),
+        "table_checks": list(setup.checked),
         "predicted_versus_measured": predicted_versus_measured(networks, spec.budget.cost),
         "config": asdict(setup.config),
         "input": _input(setup.preprocessing),
@@ -132,6 +135,7 @@ def _verdict(setup: Setup, repeats: Sequence[Repeat], grown: Document) -> Docume
         found["sentence"],
         rounds_words(repeats[0][GROWN].rounds),
         budget_words(grown.get(MEASURED.get(budget.cost, "")), budget.limit),
+        drift_words(setup.checked),
     )
     return {**found, "best": min(means, key=lambda arm: means[arm]), "sentence": " ".join(filter(None, words))}
 

@@ -31,6 +31,7 @@ from worker.measured import Measurements, measure_energy, measure_latency
 from worker.profile_run import run_profile
 from worker.report import Setup, build_report
 from worker.runs import Result, Runs, Trained
+from worker.trust import check_tables
 from worker.verdict import delivered
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,10 @@ def run_growth(attempt: Attempt) -> None:
     reporter = Reporter(attempt)
     reporter.tell({"phase": "loading"}, at_once=True)
     torch.set_num_threads(spec.training.threads)
-    admitted = admit(spec, attempt.db, attempt.settings, _tables_of_first_attempt(attempt, spec.budget.device))
+    tables = _tables_of_first_attempt(attempt, spec.budget.device)
+    admitted = admit(spec, attempt.db, attempt.settings, tables)
+    here, first_attempt = attempt.device, attempt.lease.attempt == 1
+    checked = check_tables(spec.budgets, here, lambda: tables(attempt.db, here), refuse=first_attempt)
     sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)
     config = growth_config(spec, sets, admitted.wiring, admitted.budgets)
     attempt.stop_if_asked()
@@ -67,7 +71,7 @@ def run_growth(attempt: Attempt) -> None:
     measured = _measure(attempt, reporter, spec, admitted, networks)
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
-    setup = Setup(attempt.lease.job, spec, admitted.network, admitted.budgets, config, preprocessing, sets, advised)
+    setup = Setup(attempt.lease.job, spec, admitted.network, admitted.budgets, config, preprocessing, sets, advised, checked)
     _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured))
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0, **trained[chosen["run"]].standing()}, at_once=True)
 

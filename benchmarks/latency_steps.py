@@ -1,0 +1,120 @@
+"""The price of a growth step: what the table says it adds to a whole network, against the measured paired difference.
+
+One channel group of a mobilenet_v1 is widened at a time.  Both networks run in turns, and the difference is taken in each round.  Steps
+that end on the same executed width should cost nothing, and the table should know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from costs.families import Network
+from costs.table import Setting, TableCost
+from growth.networks import build
+from profiler.anchors import network_work
+from profiler.device import ready_to_measure
+from profiler.meters import METERS
+from profiler.paired import Difference, paired_differences
+from profiler.profile import profile_device
+from profiler.timing import NoResult
+
+TARGET_PERCENT = 25.0  # of the measured difference
+FREE_PERCENT = 1.0  # of the whole network: a step that adds less is free
+SEED = Network("mobilenet_v1", (32, 64, *(12 * (96,))), 32, 3, 10)
+SETTING, MAX_GROWTH = Setting(batch=32), 1.5
+PROFILE_SECONDS, PAIRS_SECONDS = 90.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One group from one width to another; ``free`` where both are executed alike on vectors of 16 lanes."""
+
+    group: int
+    before: int
+    after: int
+    free: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.before} to {self.after}"
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        return _at(self.group, self.before), _at(self.group, self.after)
+
+
+STEPS = [Step(0, 32, 36), Step(0, 32, 48), Step(1, 64, 68), Step(1, 64, 80), Step(0, 36, 48, free=True), Step(1, 68, 80, free=True)]
+
+
+def run(console: Console, time_factor: float) -> dict[str, Any]:
+    with console.status(f"growth steps, {SETTING}: measuring for about {time_factor * (PROFILE_SECONDS + 4 * PAIRS_SECONDS):g} s"):
+        profile = profile_device(SEED, "this-host", SETTING, MAX_GROWTH, time_factor * PROFILE_SECONDS)
+        measured = _measured(time_factor * PAIRS_SECONDS)
+    cost = TableCost(profile.table, "latency_ms", SETTING)
+    result = {"target_percent": TARGET_PERCENT, "steps": [_compared(step, cost, measured[step]) for step in STEPS]}
+    _show(console, result)
+    return result
+
+
+def _measured(seconds: float) -> dict[Step, Difference | NoResult]:
+    """Steps from the same network share their rounds."""
+    found: dict[Step, Difference | NoResult] = {}
+    with ready_to_measure(SETTING):
+        for before in sorted({step.networks[0].widths for step in STEPS}):
+            steps = [step for step in STEPS if step.networks[0].widths == before]
+            work = _inferences({"before": steps[0].networks[0], **{str(step): step.networks[1] for step in steps}})
+            base = work.pop("before")
+            differences = paired_differences(base, work, METERS["wall_clock"](), seconds)
+            found |= {step: differences[str(step)] for step in steps}
+    return found
+
+
+def _inferences(networks: Mapping[str, Network]) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(SETTING.batch, SEED.in_channels, SEED.image_size, SEED.image_size, generator=generator)
+    return dict(network_work({name: build(network, generator).eval() for name, network in networks.items()}, images, SETTING))
+
+
+def _compared(step: Step, cost: TableCost, found: Difference | NoResult) -> dict[str, Any]:
+    """Times in milliseconds.  A step without a measured difference misses its target."""
+    before, after = (cost.network(network.wiring().shapes()).value for network in step.networks)
+    document = {"group": step.group, "before": step.before, "after": step.after, "free": step.free, "table_ms": after - before}
+    if isinstance(found, NoResult):
+        return {**document, "reason": str(found), "within_target": False}
+    error = 100 * ((after - before) / found.median - 1)
+    free = {"table": _is_free(after - before, after - before, before), "measured": _is_free(found.low, found.high, found.base)}
+    good = all(free.values()) if step.free else abs(error) <= TARGET_PERCENT
+    return {**document, "measured_ms": asdict(found), "error_percent": error, "is_free": free, "within_target": good}
+
+
+def _is_free(low: float, high: float, whole: float) -> bool:
+    """Whether the interval reaches into what counts as free."""
+    return low <= FREE_PERCENT / 100 * whole and high >= -FREE_PERCENT / 100 * whole
+
+
+def _show(console: Console, result: dict[str, Any]) -> None:
+    table = Table(title=f"growth steps of one group, {SEED.family} {SEED.image_size} px, {SETTING}", box=SIMPLE)
+    for heading in ("channels", "measured ms", "95 % interval", "table ms", "error", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("channels", "verdict") else "right", no_wrap=True)
+    for step in result["steps"]:
+        verdict = "MISSES" if not step["within_target"] else "free" if step["free"] else "within"
+        table.add_row(f"{step['before']} to {step['after']}", *_cells(step), verdict)
+    console.print(table)
+    console.print(f"target: within {TARGET_PERCENT:g} %; free: less than {FREE_PERCENT:g} % of the whole network, measured and in the table")
+
+
+def _cells(step: dict[str, Any]) -> tuple[str, ...]:
+    if "reason" in step:
+        return "no result", "", f"{step['table_ms']:+.3f}", ""
+    found, error = step["measured_ms"], "" if step["free"] else f"{step['error_percent']:+.0f} %"
+    return f"{found['median']:+.3f}", f"{found['low']:+.3f} to {found['high']:+.3f}", f"{step['table_ms']:+.3f}", error
+
+
+def _at(group: int, width: int) -> Network:
+    return replace(SEED, widths=tuple(width if number == group else old for number, old in enumerate(SEED.widths)))

@@ -1,0 +1,73 @@
+"""The price of a change, measured: two networks in turns, and the difference between them in each round.
+
+What disturbs the machine for longer than a round falls on both and cancels, so a difference is known better than either number.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from profiler.meters import Meter
+from profiler.timing import ATTEMPTS, MIN_READINGS, Key, NoResult, Work, median_interval, warm_up
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Median over the rounds of (changed - base), with its 95 % interval, and of the base, in the unit of the meter's quantity."""
+
+    median: float
+    low: float
+    high: float
+    base: float
+    rounds: int
+
+
+def paired_differences(
+    base: Work,
+    changed: Mapping[Key, Work],
+    meter: Meter,
+    seconds: float,
+    *,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Key, Difference | NoResult]:
+    """What each of ``changed`` takes beyond ``base``, in rounds of random order for ``seconds``, one round at least.
+
+    A round without a valid reading of one of the two is no pair; with fewer than five pairs there is no result.
+    """
+    start, order = clock(), random.Random(seed)  # noqa: S311 - an order of visits is no secret
+    work: dict[Key | None, Work] = {None: base, **changed}
+    calls = {key: max(1, math.ceil(meter.window_seconds / warm_up(task, clock))) for key, task in work.items()}
+    rounds: list[dict[Key | None, float]] = []
+    while not rounds or clock() - start < seconds:
+        turn = order.sample(list(work), len(work))
+        found = {key: _read(work[key], calls[key], meter) for key in turn}
+        rounds.append({key: value for key, value in found.items() if value is not None})
+    return {key: _difference(key, rounds) for key in changed}
+
+
+def _read(work: Work, calls: int, meter: Meter) -> float | None:
+    """One valid reading per call; None if every attempt was disturbed."""
+    for _ in range(ATTEMPTS):
+        work()
+        meter.start()
+        for _ in range(calls):
+            work()
+        reading = meter.stop()
+        if reading.disturbed is None:
+            return reading.value / calls
+    return None
+
+
+def _difference(key: Key, rounds: list[dict[Key | None, float]]) -> Difference | NoResult:
+    pairs = [(found[None], found[key]) for found in rounds if None in found and key in found]
+    if len(pairs) < MIN_READINGS:
+        return NoResult(f"{len(pairs)} undisturbed pairs in {len(rounds)} rounds, {MIN_READINGS} needed; measure while it is quieter")
+    differences = [after - before for before, after in pairs]
+    low, high = median_interval(differences)
+    return Difference(median(differences), low, high, median(before for before, _ in pairs), len(pairs))
