@@ -54,7 +54,7 @@ def _session(console: Console, batch: int, time_factor: float) -> dict[str, Any]
         calibration, wiring = profile.table.calibration("latency_ms", setting), network.wiring()
         rows += [Row(network.family, each, Macs().network(wiring.shapes(each.widths)).value) for each in calibration.anchors]
         counts = {"entries": len(profile.table), "rounds": profile.rounds, "missing": profile.missing}
-        profiles[network.family] = {**counts, "scale": calibration.scale, "drift": profile.drift}
+        profiles[network.family] = {**counts, "scale": calibration.scale, "drift": profile.drift, "warnings": profile.warnings}
     result = {"batch": batch, "profiles": profiles, **_errors(rows, TARGET_PERCENT[batch])}
     _show(console, result, rows)
     return result

@@ -106,7 +106,9 @@ def _show(console: Console, result: dict[str, Any]) -> None:
         verdict = "MISSES" if not step["within_target"] else "free" if step["free"] else "within"
         table.add_row(f"{step['before']} to {step['after']}", *_cells(step), verdict)
     console.print(table)
-    console.print(f"target: within {TARGET_PERCENT:g} %; free: less than {FREE_PERCENT:g} % of the whole network, measured and in the table")
+    console.print(
+        f"target: within {TARGET_PERCENT:g} %; free: less than {FREE_PERCENT:g} % of the network, measured and in the table"
+    )
 
 
 def _cells(step: dict[str, Any]) -> tuple[str, ...]:

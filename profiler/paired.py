@@ -41,7 +41,8 @@ def paired_differences(
     A round without a valid reading of one of the two is no pair; with fewer than five pairs there is no result.
     """
     start, order = clock(), random.Random(seed)  # noqa: S311 - an order of visits is no secret
-    work: dict[Key | None, Work] = {None: base, **changed}
+    work: dict[Key | None, Work] = {None: base}
+    work.update(changed.items())
     calls = {key: max(1, math.ceil(meter.window_seconds / warm_up(task, clock))) for key, task in work.items()}
     rounds: list[dict[Key | None, float]] = []
     while not rounds or clock() - start < seconds:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from costs.families import Network, largest_widths
-from costs.shapes import LayerShape
+from costs.shapes import LayerShape, Wiring
 from costs.table import Calibration, CostTable, Setting
 from growth.networks import build
 from profiler.anchors import anchor_widths, calibrate, network_work
@@ -20,13 +20,16 @@ from profiler.energy_costs import measure_energy_costs
 from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS
 from profiler.readings import Readings
-from profiler.sweep import as_entries, plan, sentinel
-from profiler.timing import Progress, Work, interleave, never, silent
+from profiler.refine import refined, slowdown
+from profiler.sweep import Grids, as_entries, grids_of, sentinel, shapes_on
+from profiler.timing import Progress, Session, Work, interleave, never, silent
 from profiler.units import unit_work
 
 ONE_IMAGE = Setting()
 ANCHORS = 8
 ANCHOR_SEED = 0
+REFINE_AT = (0.2, 0.4, 0.6)  # of the time: each time, an interval between two widths can be halved
+ROUNDS_OF_ALL = 10  # that the time after that must hold
 WARN_DRIFT_PERCENT, WARN_ERROR_PERCENT = 3.0, 15.0
 WARN_TWIN_PERCENT = 5.0  # two intervals of 3 % leave a difference of 4.2 % to chance
 
@@ -88,7 +91,8 @@ def profile_device(
 ) -> Profile:
     """Measure every layer shape that ``network`` can meet while it grows, and ``anchors`` whole networks, for about ``seconds``.
 
-    The plan is the same for the same arguments; only the readings differ.  Layers and anchors share every round, so the machine's
+    The grids that it starts from are the same for the same arguments; where the readings show that the cost bends between two widths, and
+    time allows, further ones are measured (``profiler.refine``).  Layers and anchors share every round, so the machine's
     slow minutes fall on both.  ``energy`` adds energies, in a session of their own with its own time budget.  ``kept`` holds the latency
     readings of a run with the same arguments that did not get to its end: this one goes on from there.  ValueError for a network or
     setting out of range; NoResult if the machine was too busy to calibrate; MeterError if the meter's device was lost.
@@ -98,10 +102,7 @@ def profile_device(
     widths = anchor_widths(wiring, largest, anchors, ANCHOR_SEED)
     with ready_to_measure(setting):
         wholes = _anchor_work(network, widths, setting)
-        work: dict[LayerShape | str, Work] = dict(wholes.items())
-        work.update(unit_work(plan(wiring, largest), setting).items())
-        meter = METERS["wall_clock"]()
-        session = interleave(work, meter, seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop, kept=kept)
+        session = _measured(wiring, grids_of(wiring, largest), wholes, setting, seconds, progress, should_stop, kept or Readings())
         units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
         measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
         missing = {str(key): str(reason) for key, reason in session.missing.items()}
@@ -119,6 +120,35 @@ def profile_device(
         drifts={**profile.drifts, **_known(energy_mj=found.drift)},
         twins=_known(energy_mj=found.twin),
     )
+
+
+def _measured(
+    wiring: Wiring,
+    grids: Grids,
+    wholes: Mapping[str, Work],
+    setting: Setting,
+    seconds: float,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+    kept: Readings,
+) -> Session[LayerShape | str]:
+    """One session of layers and whole networks, the grids made finer after some of its time where that is worth it."""
+    work: dict[LayerShape | str, Work] = dict(wholes.items())
+    meter, watch = METERS["wall_clock"](), sentinel()
+
+    def tell(done: int, _total: int, message: str) -> None:
+        progress(min(done, int(seconds)), int(seconds), message)
+
+    rounds = 0
+    for share in (*REFINE_AT, 1.0):
+        work.update(unit_work([shape for shape in shapes_on(wiring, grids) if shape not in work], setting).items())
+        session = interleave(work, meter, share * seconds, sentinel=watch, progress=tell, should_stop=should_stop, kept=kept)
+        rounds += session.rounds
+        if share < 1:
+            times = {key: found.median for key, found in session.results.items() if isinstance(key, LayerShape)}
+            room = (seconds - kept.seconds) / ROUNDS_OF_ALL / slowdown(session.results.values(), kept.seconds)
+            grids = refined(wiring, grids, times, room)
+    return replace(session, rounds=rounds)
 
 
 def _known(**numbers: float | None) -> dict[str, float]:

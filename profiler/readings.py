@@ -18,10 +18,15 @@ KEEP_EVERY_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Readings:
-    """Valid readings per call, in the meter's unit, by the name of what was read; ``seconds`` is the time that they took."""
+    """Valid readings per call, in the meter's unit, and the calls that fill a window, by the name of what was read.
+
+    ``seconds`` is the time that they took.  ``interrupted`` until the run that goes on from them has made sure that it may.
+    """
 
     seconds: float = 0.0
     values: dict[str, list[float]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    interrupted: bool = False
 
     def forget(self) -> None:
         """As if nothing had been read."""
@@ -48,7 +53,9 @@ class ReadingsFile(Readings):
         try:
             left = json.loads(self.path.read_text())
             if left["plan"] == json.loads(json.dumps(self.plan)):
-                self.seconds, self.values = float(left["seconds"]), {name: list(map(float, read)) for name, read in left["values"].items()}
+                self.seconds, self.calls = float(left["seconds"]), {name: int(calls) for name, calls in left["calls"].items()}
+                self.values = {name: list(map(float, read)) for name, read in left["values"].items()}
+                self.interrupted = True
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -60,7 +67,7 @@ class ReadingsFile(Readings):
             return
         fresh = self.path.with_suffix(".new")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"plan": self.plan, "seconds": self.seconds, "values": self.values}))
+        fresh.write_text(json.dumps({"plan": self.plan, "seconds": self.seconds, "values": self.values, "calls": self.calls}))
         os.replace(fresh, self.path)
         self._kept = self.clock()
 

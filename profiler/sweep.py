@@ -2,7 +2,8 @@
 
 Growth changes the widths of channel groups, so a unit can meet every pair of widths of its two groups.  Widths are measured on a
 grid: each group's own width, then multiples of 8 up to 64, then four steps per doubling (80, 96, 112, 128, 160, ...).  The last
-grid width is not below the largest width allowed, so that every width a job can meet has a measured one above it.
+grid width is not below the largest width allowed, so that every width a job can meet has a measured one above it.  ``profiler.refine``
+adds widths where the measured costs say that they are needed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from profiler.device import ready_to_measure
 from profiler.meters import METERS
 from profiler.timing import Measurement, NoResult, Progress, Work, interleave, never, silent
 from profiler.units import unit_work
+
+Grids = Sequence[Sequence[int]]  # the widths to measure, for each channel group
 
 FINE_STEP, FINE_UNTIL = 8, 64
 STEPS_PER_DOUBLING = 4
@@ -46,8 +49,17 @@ def grid(width: int, largest: int) -> list[int]:
 
 def plan(wiring: Wiring, max_widths: Sequence[int]) -> list[LayerShape]:
     """The distinct layer shapes to measure so that the table answers for all widths from the wiring's own to ``max_widths``."""
-    grids = [grid(width, largest) for width, largest in zip(wiring.widths, max_widths, strict=True)]
-    return sorted({shape for unit in wiring.units for shape in _shapes_of(unit, wiring.widths, grids)})
+    return shapes_on(wiring, grids_of(wiring, max_widths))
+
+
+def grids_of(wiring: Wiring, max_widths: Sequence[int]) -> list[list[int]]:
+    """The grid of each channel group, before anything was measured."""
+    return [grid(width, largest) for width, largest in zip(wiring.widths, max_widths, strict=True)]
+
+
+def shapes_on(wiring: Wiring, grids: Grids) -> list[LayerShape]:
+    """The distinct layer shapes that the wiring meets on these grids."""
+    return sorted({shape for unit in wiring.units for shape in shapes_of(unit, wiring.widths, grids)})
 
 
 def measure(
@@ -85,7 +97,7 @@ def sentinel() -> Work:
     return unit_work([shape], Setting())[shape]
 
 
-def _shapes_of(unit: Unit, widths: Sequence[int], grids: Sequence[list[int]]) -> Iterator[LayerShape]:
+def shapes_of(unit: Unit, widths: Sequence[int], grids: Grids) -> Iterator[LayerShape]:
     """The unit at every pair of grid widths of its input and output groups."""
     groups = sorted({group for group in (unit.input, unit.output) if group is not None})
     choices = [grids[group] for group in groups]

@@ -63,6 +63,6 @@ def _checked(table: CostTable, setting: Setting, refuse: bool) -> Document:
 
 def _words(drift: Drift, table: CostTable, setting: Setting) -> str:
     return (
-        f"When the job began, {table.device} took {drift.ratio:.2f} times as long as its cost table says ({setting}; {drift.entries} layers "
-        f"measured again: {drift.low:.2f} to {drift.high:.2f})"
+        f"When the job began, {table.device} took {drift.ratio:.2f} times as long as its cost table says ({setting}; {drift.entries} "
+        f"layers measured again: {drift.low:.2f} to {drift.high:.2f})"
     )
