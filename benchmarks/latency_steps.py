@@ -87,10 +87,12 @@ def _compared(step: Step, cost: TableCost, found: Difference | NoResult) -> dict
     document = {"group": step.group, "before": step.before, "after": step.after, "free": step.free, "table_ms": after - before}
     if isinstance(found, NoResult):
         return {**document, "reason": str(found), "within_target": False}
-    error = 100 * ((after - before) / found.median - 1)
+    document |= {"measured_ms": asdict(found)}
     free = {"table": _is_free(after - before, after - before, before), "measured": _is_free(found.low, found.high, found.base)}
-    good = all(free.values()) if step.free else abs(error) <= TARGET_PERCENT
-    return {**document, "measured_ms": asdict(found), "error_percent": error, "is_free": free, "within_target": good}
+    if step.free:
+        return {**document, "is_free": free, "within_target": all(free.values())}
+    error = 100 * ((after - before) / found.median - 1)
+    return {**document, "is_free": free, "error_percent": error, "within_target": abs(error) <= TARGET_PERCENT}
 
 
 def _is_free(low: float, high: float, whole: float) -> bool:
@@ -106,9 +108,7 @@ def _show(console: Console, result: dict[str, Any]) -> None:
         verdict = "MISSES" if not step["within_target"] else "free" if step["free"] else "within"
         table.add_row(f"{step['before']} to {step['after']}", *_cells(step), verdict)
     console.print(table)
-    console.print(
-        f"target: within {TARGET_PERCENT:g} %; free: less than {FREE_PERCENT:g} % of the network, measured and in the table"
-    )
+    console.print(f"target: within {TARGET_PERCENT:g} %; free: less than {FREE_PERCENT:g} % of the network, measured and in the table")
 
 
 def _cells(step: dict[str, Any]) -> tuple[str, ...]:

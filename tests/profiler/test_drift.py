@@ -76,7 +76,7 @@ def test_a_machine_that_is_too_busy_gives_a_reason_and_no_number(monkeypatch: py
 
 @pytest.mark.parametrize("costs", [table([]), table([8, 16, 24]), table(range(8, 72), kind="interpolated")])
 def test_a_table_with_too_few_measured_latencies_can_not_be_checked(monkeypatch: pytest.MonkeyPatch, costs: CostTable) -> None:
-    with pytest.raises(NoResult, match="6 needed: the table has [03] measured latencies for batch 1"):
+    with pytest.raises(NoResult, match=r"6 needed: the table has [03] measured latencies for batch 1"):
         measured(monkeypatch, Machine(1.0), costs)
 
 
@@ -84,6 +84,6 @@ def test_on_this_machine_it_draws_no_random_numbers() -> None:
     import torch
 
     before = torch.get_rng_state()
-    with pytest.raises(NoResult, match="too few|6 needed"):
+    with pytest.raises(NoResult, match="6 needed"):
         measure_drift(table([8, 16]), ONE, 0.01)
     assert torch.equal(before, torch.get_rng_state())

@@ -94,7 +94,9 @@ def test_a_machine_that_is_as_it_was_is_trusted(tmp_path: Path) -> None:
     assert set(world.calls[done:]) == {SENTINEL}  # nothing was missing
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"plan": 1}', json.dumps({"plan": PLAN, "seconds": "x"}), '{"plan": {}, "x": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"plan": 1}', json.dumps({"plan": PLAN, "seconds": "x"}), '{"plan": {}, "x": []}']
+)
 def test_a_damaged_file_is_no_reason_to_fail(tmp_path: Path, content: str) -> None:
     path = tmp_path / "readings.json"
     path.write_text(content)

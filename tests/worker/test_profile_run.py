@@ -1,14 +1,21 @@
-"""A profile job in this process: its table is kept if it was measured to the end, on the right device, under the lease."""
+"""A profile job in this process: its table is kept if it was measured to the end, on the right device, under the lease.
+
+What was read before it was interrupted is not read again.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from costs.families import Network
 from costs.table import Setting, TableCost
+from profiler.profile import Profile, profile_device
+from profiler.readings import ReadingsFile
 from store import devices, jobs
 from store.database import Database
 from store.settings import Settings
@@ -43,7 +50,36 @@ def test_measured_and_kept(db: Database, tmp_path: Path) -> None:
     assert jobs.get(db, job.job_id).progress["overall_fraction"] == 1.0
 
 
-def test_cut_short_and_thrown_away(db: Database, tmp_path: Path) -> None:
+def test_interrupted_and_gone_on_with(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.readings.KEEP_EVERY_SECONDS", 0.0)
+    readings: list[Path] = []
+
+    def after_some_rounds() -> bool:
+        readings[:] = tmp_path.glob("jobs/*/readings.json")
+        return bool(readings) and json.loads(readings[0].read_text())["seconds"] > 0.1
+
+    stopped = attempt(db, tmp_path, asked_to_stop=after_some_rounds)
+    with pytest.raises(Stopped):
+        run_attempt(stopped)
+    left = ReadingsFile(path=readings[0], plan=json.loads(readings[0].read_text())["plan"])
+    assert left.interrupted
+    assert sum(map(len, left.values.values())) > 0
+    assert len(devices.load_table(db, "this-host")) == 0
+
+    taken_up: list[float] = []
+
+    def spy(*arguments: object, kept: ReadingsFile, **options: object) -> Profile:
+        taken_up.append(kept.seconds)
+        return profile_device(*arguments, kept=kept, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("profiler.profile.profile_device", spy)
+    run_attempt(replace(stopped, asked_to_stop=lambda: False))
+    assert taken_up == [left.seconds]
+    assert len(devices.load_table(db, "this-host")) > 0
+    assert not readings[0].exists()
+
+
+def test_stopped_before_it_began(db: Database, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run_attempt(attempt(db, tmp_path, asked_to_stop=lambda: True))
     assert len(devices.load_table(db, "this-host")) == 0

@@ -17,6 +17,7 @@ from costs.table import Calibration, CostEntry, CostTable, Setting
 from growth.checkpoint import load_network
 from growth.config import GrowthConfig
 from growth.training import NotANumber, evaluate
+from profiler.meters import METERS, WallClock
 from profiler.sweep import plan
 from profiler.timing import NoResult, Session
 from store import devices, jobs
@@ -32,6 +33,7 @@ from store.tables import JobRow
 from worker.attempt import Attempt, Stopped
 from worker.data import load
 from worker.run import growth_config, run_attempt
+from worker.trust import TableOutdated
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -325,6 +327,18 @@ def test_a_device_that_is_profiled_again_does_not_change_a_job(db: Database, set
     assert expected["report"]["grown"]["widths"] != SPEC["network"]["widths"]
     assert expected["report"]["grown"]["predicted_cost"]["kind"] == "calibrated_sum"
     assert expected["report"]["grown"]["measured_latency"] == {"reason": "the job ran on this-host, not on elsewhere"}
+
+
+def test_a_table_that_this_machine_does_not_keep_to_is_refused_before_anything_is_trained(
+    db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METERS, "wall_clock", lambda: WallClock(scheduler_delay=lambda: 0.0, page_faults=lambda: 0))
+    devices.register(db, "this-host", {})
+    devices.save_table(db, None, priced("this-host", 1.0))  # a second and more for what takes microseconds
+    job_id = submit(db, budget={"cost": "latency_ms", "limit": 9000, "device": "this-host"})
+    with pytest.raises(TableOutdated, match="wattle profile"):
+        run(db, settings, job_id)
+    assert jobs.checkpoints(db, job_id) == []
 
 
 def test_old_checkpoints_are_removed(reference: Reference) -> None:
