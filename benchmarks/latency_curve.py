@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.latency_networks import NETWORKS
 from costs.table import Calibration, Setting
-from profiler.anchors import leave_one_out
+from profiler.fit import leave_one_out
 from profiler.profile import profile_device
 from profiler.readings import Readings
 
@@ -43,7 +43,8 @@ def run(console: Console, time_factor: float) -> dict[str, Any]:
 
 def _error(calibration: Calibration, truth: dict[str, float]) -> float:
     anchors = [anchor for anchor in calibration.anchors if anchor.name in truth]
-    errors = leave_one_out([anchor.layer_sum for anchor in anchors], [truth[anchor.name] for anchor in anchors])
+    layers = [len(NETWORKS[0].wiring().units)] * len(anchors)
+    errors = leave_one_out([anchor.layer_sum for anchor in anchors], layers, [truth[anchor.name] for anchor in anchors])
     return 100 * fmean(map(abs, errors))
 
 

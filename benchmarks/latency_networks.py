@@ -1,9 +1,9 @@
 """Whole networks of two families: latency predicted from layers, against measured.
 
-Layers and networks are measured in one session per family and batch size.  Each network is then predicted from its layers with a scale
-fitted to all other networks, of its own family alone as ``wattle profile`` does, and of both families; errors are prediction /
-measurement - 1.  Beside it, on the same networks and in the same way: latency proportional to MACs, and MACs with an intercept.  Half
-of the random networks have widths off the measured grid, so the step model is tried as well.
+Layers and networks are measured in one session per family and batch size.  Each network is then predicted from its layers with what was
+fitted to all other networks (``profiler.fit``), to those of its own family alone, as ``wattle profile`` does, and to those of both; errors
+are prediction / measurement - 1.  Beside it, on the same networks and in the same way: latency proportional to MACs, and MACs with an
+intercept.  Half of the random networks have widths off the measured grid, so the step model is tried as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 from costs.families import Network, default_widths
 from costs.model import Macs
 from costs.table import Anchor, Setting
-from profiler.anchors import leave_one_out
+from profiler.fit import leave_one_out, proportional
 from profiler.profile import profile_device
 
 TARGET_PERCENT = {1: 5.0, 32: 8.0}  # mean error by batch size
@@ -38,6 +38,7 @@ class Row:
 
     family: str
     anchor: Anchor
+    layers: int
     macs: float
 
 
@@ -52,9 +53,17 @@ def _session(console: Console, batch: int, time_factor: float) -> dict[str, Any]
         with console.status(f"{network.family}, {setting}: measuring for about {time_factor * SECONDS:g} s"):
             profile = profile_device(network, "this-host", setting, MAX_GROWTH, time_factor * SECONDS, anchors=PER_FAMILY)
         calibration, wiring = profile.table.calibration("latency_ms", setting), network.wiring()
-        rows += [Row(network.family, each, Macs().network(wiring.shapes(each.widths)).value) for each in calibration.anchors]
+        rows += [
+            Row(network.family, each, len(wiring.units), Macs().network(wiring.shapes(each.widths)).value) for each in calibration.anchors
+        ]
         counts = {"entries": len(profile.table), "rounds": profile.rounds, "missing": profile.missing}
-        profiles[network.family] = {**counts, "scale": calibration.scale, "drift": profile.drift, "warnings": profile.warnings}
+        profiles[network.family] = {
+            **counts,
+            "scale": calibration.scale,
+            "per_layer": calibration.per_layer,
+            "drift": profile.drift,
+            "warnings": profile.warnings,
+        }
     result = {"batch": batch, "profiles": profiles, **_errors(rows, TARGET_PERCENT[batch])}
     _show(console, result, rows)
     return result
@@ -66,7 +75,7 @@ def _errors(rows: Sequence[Row], target: float) -> dict[str, Any]:
     pooled = _leave_one_out(rows)
     apart = [_leave_one_out(family) for family in families]
     own = {method: [error for errors in apart for error in errors[method]] for method in METHODS}
-    means = {"scale_per_family": _means(own), "one_scale": _means(pooled)}
+    means = {"fit_per_family": _means(own), "one_fit": _means(pooled)}
     return {
         "mean_error_percent": means,
         "worst_error_percent": {method: max(map(abs, errors)) for method, errors in own.items()},
@@ -76,7 +85,7 @@ def _errors(rows: Sequence[Row], target: float) -> dict[str, Any]:
                 "family": row.family, "name": row.anchor.name, "widths": row.anchor.widths, "macs": row.macs,
                 "measured_ms": row.anchor.measured, "measured_low_ms": row.anchor.low, "measured_high_ms": row.anchor.high,
                 "error_percent": {method: own[method][i] for method in METHODS},
-                "one_scale_error_percent": {method: pooled[method][i] for method in METHODS},
+                "one_fit_error_percent": {method: pooled[method][i] for method in METHODS},
             }
             for i, row in enumerate(rows)
         ],
@@ -90,16 +99,17 @@ def _means(errors: dict[str, list[float]]) -> dict[str, float]:
 def _leave_one_out(rows: Sequence[Row]) -> dict[str, list[float]]:
     """Percent, by method, for each network."""
     measured, macs = [row.anchor.measured for row in rows], [row.macs for row in rows]
+    layers = [row.layers for row in rows]
     errors = {
-        "table": leave_one_out([row.anchor.layer_sum for row in rows], measured),
-        "macs": leave_one_out(macs, measured),
+        "table": leave_one_out([row.anchor.layer_sum for row in rows], layers, measured),
+        "macs": leave_one_out(macs, layers, measured, proportional),
         "macs_with_intercept": affine_leave_one_out(macs, measured),
     }
     return {method: [100 * error for error in found] for method, found in errors.items()}
 
 
 def affine_leave_one_out(predictors: Sequence[float], measured: Sequence[float]) -> list[float]:
-    """The same as ``profiler.anchors.leave_one_out`` for a line with an intercept, fitted by least squares."""
+    """The same as ``profiler.fit.leave_one_out`` for a line with an intercept, fitted by least squares."""
     errors = []
     for i, (x, y) in enumerate(zip(predictors, measured, strict=True)):
         slope, intercept = linear_regression(_without(predictors, i), _without(measured, i))
@@ -120,9 +130,9 @@ def _show(console: Console, result: dict[str, Any], rows: Sequence[Row]) -> None
         table.add_row(row.family, row.anchor.name, *numbers, *_cells(found["error_percent"], "{:+.1f} %"))
     table.add_section()
     summary: dict[str, Callable[[], dict[str, float]]] = {
-        "mean error": lambda: result["mean_error_percent"]["scale_per_family"],
+        "mean error": lambda: result["mean_error_percent"]["fit_per_family"],
         "worst error": lambda: result["worst_error_percent"],
-        "mean, one scale for both": lambda: result["mean_error_percent"]["one_scale"],
+        "mean, one fit for both": lambda: result["mean_error_percent"]["one_fit"],
     }
     for label, errors in summary.items():
         table.add_row("", label, "", "", *_cells(errors(), "{:.1f} %"))

@@ -71,7 +71,8 @@ def _of(key: Key, quantity: CostName) -> Key:
 
 def _calibration(power: Power, found: Calibration) -> Calibration:
     anchors = tuple(_anchor(power.watts, anchor) for anchor in found.anchors)
-    return replace(found, quantity="energy_mj", anchors=anchors, meter=power.meter, scope=power.scope, kind=power.kind)
+    per_layer = power.watts * found.per_layer
+    return replace(found, quantity="energy_mj", anchors=anchors, per_layer=per_layer, meter=power.meter, scope=power.scope, kind=power.kind)
 
 
 def _anchor(watts: float, anchor: Anchor) -> Anchor:

@@ -4,8 +4,8 @@ The cost of a layer is a staircase in its channels, because kernels work in bloc
 was not measured is priced as the next measured width above it, never by a line between two points, and the answer is marked
 ``interpolated``.  Its interval reaches over both measured neighbours.
 
-Layers measured alone run on warmer caches than inside a network.  A *calibration* corrects that with one factor per quantity and
-setting, fitted to whole networks (anchors) measured in the same session; ``TableCost`` applies it.
+Layers measured alone run on warmer caches than inside a network.  A *calibration* corrects that with one factor and one constant per
+layer for each quantity and setting, fitted to whole networks (anchors) measured in the same session; ``TableCost`` applies it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """measured = ``scale`` * layer sum.  ``error_percent`` is the mean absolute error when each anchor is left out of the fit.
+    """measured = ``scale`` * layer sum + ``per_layer`` * number of layers.
+
+    ``error_percent`` is the mean absolute error when each anchor is left out of the fit.
 
     ``meter``, ``scope`` and ``kind`` are those of the anchors.
     """
@@ -111,6 +113,11 @@ class Calibration:
     meter: str = "wall_clock"
     scope: str = "process"
     kind: Kind = "measured"
+    per_layer: float = 0.0
+
+    def in_a_network(self, value: float) -> float:
+        """What a layer of this entry contributes."""
+        return self.scale * value + self.per_layer
 
     @property
     def kind_of_sums(self) -> Kind:
@@ -271,7 +278,7 @@ class CostTable:
 class TableCost:
     """A cost model (``costs.model.CostModel``) that answers from a table: calibrated sums of one quantity in one setting.
 
-    Intervals: a layer carries its entry's, scaled.  For a network the layers' half-widths add up (entries of one session share
+    Intervals: a layer carries its entry's, corrected.  For a network the layers' half-widths add up (entries of one session share
     their noise, and equal layers share one entry, so they can't be taken as independent) and are combined in quadrature with
     the calibration's leave-one-out error, widened from a mean to 95 %.
     """
@@ -311,10 +318,10 @@ class TableCost:
         """What each layer adds, asked of the table in one go where it is not known yet."""
         unknown = [shape for shape in dict.fromkeys(shapes) if shape not in self._known]
         if unknown:
-            scale = self._calibration.scale
+            corrected = self._calibration.in_a_network
             for shape, entry in zip(unknown, self._entries(unknown), strict=True):
                 low, high = entry.interval
-                self._known[shape] = self._cost(scale * entry.value, scale * low, scale * high)
+                self._known[shape] = self._cost(corrected(entry.value), corrected(low), corrected(high))
         return [self._known[shape] for shape in shapes]
 
     def _entries(self, shapes: Sequence[LayerShape]) -> Iterator[CostEntry]:

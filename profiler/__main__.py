@@ -16,11 +16,12 @@ from rich.table import Table
 
 from costs.families import Family, Network, default_widths
 from costs.table import Calibration, NoCost, Setting, TableCost
-from profiler.device import fingerprint_id
+from profiler.device import fingerprint, fingerprint_id
 from profiler.energy_request import EnergyRequest
 from profiler.meters import SOURCES, MeterError
 from profiler.plan import WINDOW_SECONDS, Plan
 from profiler.profile import Profile, profile_device
+from profiler.readings import Readings, ReadingsFile
 from profiler.timing import NoResult
 
 
@@ -66,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--meter", choices=tuple(SOURCES), help="also measure energy, with this meter; `wattle doctor` says which work here")
     add("--energy-seconds", type=float, default=900.0, help="time budget for energy")
     add("--device", default="this-host", help="name of this machine in the table")
+    add(
+        "--readings",
+        type=Path,
+        help="file that keeps the readings while measuring; an interrupted run with the same options goes on from it",
+    )
     add("--output", type=Path, help="file for the table as JSON")
     add("--json", action="store_true", help="write the JSON to standard output, everything else to standard error")
     return parser
@@ -89,7 +95,18 @@ def _with_progress_bar(console: Console, network: Network, setting: Setting, opt
         def progress(done: int, total: int, message: str) -> None:
             bar.update(task, completed=done, total=total, description=message, refresh=True)
 
-        return profile_device(network, options.device, setting, options.max_growth, options.seconds, progress, energy=energy)
+        kept = _kept(network, setting, options)
+        profile = profile_device(network, options.device, setting, options.max_growth, options.seconds, progress, energy=energy, kept=kept)
+    if isinstance(kept, ReadingsFile):
+        kept.discard()
+    return profile
+
+
+def _kept(network: Network, setting: Setting, options: argparse.Namespace) -> Readings:
+    if options.readings is None:
+        return Readings()
+    asked = {"network": asdict(network), "setting": asdict(setting), "max_growth": options.max_growth}
+    return ReadingsFile(path=options.readings, plan={**asked, "fingerprint": fingerprint(setting.threads)})
 
 
 def _show(console: Console, profile: Profile, network: Network, calibration: Calibration) -> None:
@@ -111,10 +128,14 @@ def _show(console: Console, profile: Profile, network: Network, calibration: Cal
     console.print(table)
     entries = sum(entry.quantity == quantity for entry in profile.table)
     console.print(
-        f"{entries} entries; whole network = {calibration.scale:.3f} x layer sum, "
+        f"{entries} entries; whole network = {calibration.scale:.3f} x layer sum{_per_layer(calibration)}, "
         f"{calibration.error_percent:.1f} % mean error leave-one-out over {len(calibration.anchors)} networks",
         highlight=False,
     )
+
+
+def _per_layer(calibration: Calibration) -> str:
+    return f" + {calibration.per_layer:.4f} for each layer" if calibration.per_layer else ""
 
 
 def _add_row(table: Table, name: str, value: float, interval: tuple[float, float], kind: str, readings: str = "") -> None:

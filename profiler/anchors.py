@@ -1,18 +1,17 @@
 """Anchors: whole networks measured as they are, to correct the sum of their layers.
 
 Layers measured alone keep their weights and activations in the caches and sum up to less than the network takes.  The bias is much
-the same for all networks of a session, so one factor per quantity and setting removes most of it.  The factor is the median of
-measured / sum over the anchors; how well it would have predicted each anchor from the others is its leave-one-out error.
+the same for all networks of a session, so a factor per quantity and setting, and a constant per layer where that helps (``profiler.fit``),
+remove most of it; how well they would have predicted each anchor from the others is the leave-one-out error.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import fmean, median
+from statistics import fmean
 
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from costs.shapes import Wiring
 from costs.table import Anchor, Calibration, CostTable, Setting
 from profiler.device import MEMORY_FORMATS, ready_to_measure
 from profiler.energy_request import EnergyRequest
+from profiler.fit import best_fit, leave_one_out
 from profiler.meters import METERS
 from profiler.sweep import grid, sentinel
 from profiler.timing import Measurement, NoResult, Progress, Session, Work, interleave, never, silent
@@ -93,29 +93,20 @@ def calibrate(
     setting: Setting,
     quantity: CostName = "latency_ms",
 ) -> Calibration:
-    """Fit the scale to anchors: name -> (widths, measurement).  NoCost if the table does not reach an anchor; NoResult if too few."""
+    """Fit scale and constant to anchors: name -> (widths, measurement).  NoCost if the table does not reach an anchor; NoResult if too few."""
     anchors = []
     for name, (widths, whole) in measured.items():
         layer_sum = sum(table.entry(shape, setting, quantity).value for shape in wiring.shapes(widths))
         anchors.append(Anchor(name, tuple(widths), layer_sum, whole.median, whole.low, whole.high))
     if len(anchors) < MIN_ANCHORS:
         raise NoResult(f"{len(anchors)} whole networks measured, {MIN_ANCHORS} needed to calibrate; give more time, or a quieter machine")
-    ratios = [anchor.measured / anchor.layer_sum for anchor in anchors]
-    errors = leave_one_out([anchor.layer_sum for anchor in anchors], [anchor.measured for anchor in anchors])
+    sums, wholes = [anchor.layer_sum for anchor in anchors], [anchor.measured for anchor in anchors]
+    layers = [len(wiring.units)] * len(anchors)
+    fit, errors = best_fit(sums, layers, wholes), leave_one_out(sums, layers, wholes)
     error_percent = 100 * fmean(abs(error) for error in errors)
     origin = next(whole.origin for _, whole in measured.values())
-    return Calibration(quantity, setting, fit_scale(ratios), error_percent, tuple(anchors), origin.meter, origin.scope, origin.kind)
-
-
-def fit_scale(ratios: Sequence[float]) -> float:
-    """The median of the ratios, taken between their logarithms: one disturbed network does not move it."""
-    return math.exp(median(math.log(ratio) for ratio in ratios))
-
-
-def leave_one_out(predictors: Sequence[float], measured: Sequence[float]) -> list[float]:
-    """Relative error of each prediction, scale * predictor, with the scale fitted to all others."""
-    ratios = [value / predictor for predictor, value in zip(predictors, measured, strict=True)]
-    return [fit_scale(ratios[:i] + ratios[i + 1 :]) / ratios[i] - 1 for i in range(len(ratios))]
+    source = (origin.meter, origin.scope, origin.kind)
+    return Calibration(quantity, setting, fit.scale, error_percent, tuple(anchors), *source, fit.per_layer)
 
 
 def _nearest(points: Sequence[int], wanted: float) -> int:

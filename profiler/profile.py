@@ -29,7 +29,7 @@ ONE_IMAGE = Setting()
 ANCHORS = 8
 ANCHOR_SEED = 0
 REFINE_AT = (0.2, 0.4, 0.6)  # of the time: each time, an interval between two widths can be halved
-ROUNDS_OF_ALL = 10  # that the time after that must hold
+ROUNDS_OF_ALL = 20  # that the time after that must hold
 WARN_DRIFT_PERCENT, WARN_ERROR_PERCENT = 3.0, 15.0
 WARN_TWIN_PERCENT = 5.0  # two intervals of 3 % leave a difference of 4.2 % to chance
 

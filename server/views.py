@@ -193,7 +193,8 @@ class CalibrationView(_View):
 
     quantity: CostName
     setting: SettingView
-    scale: float
+    scale: float = Field(description="on a layer's entry, for its part in a network")
+    per_layer: float = Field(description="added to that for each layer, in the unit of the quantity")
     error_percent: float
     anchors: int
     meter: str
@@ -203,8 +204,8 @@ class CalibrationView(_View):
     @classmethod
     def of(cls, calibration: Calibration) -> Self:
         return cls(
-            quantity=calibration.quantity, setting=SettingView.of(calibration.setting), scale=calibration.scale,
-            error_percent=calibration.error_percent, anchors=len(calibration.anchors), meter=calibration.meter,
+            quantity=calibration.quantity, setting=SettingView.of(calibration.setting),
+            scale=calibration.scale, per_layer=calibration.per_layer, error_percent=calibration.error_percent, anchors=len(calibration.anchors), meter=calibration.meter,
             scope=calibration.scope, kind=calibration.kind,
         )  # fmt: skip
 

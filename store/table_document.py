@@ -42,8 +42,8 @@ def _sound(entry: CostEntry) -> CostEntry:
 
 
 def _calibrates(calibration: Calibration) -> Calibration:
-    if calibration.scale <= 0 or calibration.error_percent < 0:
-        numbers = f"scale is {calibration.scale:g}, error_percent {calibration.error_percent:g}"
+    if calibration.scale <= 0 or calibration.error_percent < 0 or calibration.per_layer < 0:
+        numbers = f"scale is {calibration.scale:g}, error_percent {calibration.error_percent:g}, per_layer {calibration.per_layer:g}"
         raise ValueError(f"{numbers}; they must be above 0, and 0 or more: leave this calibration out")
     return calibration
 

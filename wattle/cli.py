@@ -388,8 +388,9 @@ def _network_cost_table(document: Document) -> Table:
     title = f"{document['cost']} on {document['device']}, {setting_words(setting)}"
     caption = None
     if calibration := document["calibration"]:
+        more = f", plus {calibration['per_layer']:.3g} {document['total']['unit']}" if calibration["per_layer"] else ""
         caption = (
-            f"A layer's part in the network: measured alone, times {calibration['scale']:.3g}. That was fitted on "
+            f"A layer's part in the network: measured alone, times {calibration['scale']:.3g}{more}. That was fitted on "
             f"{calibration['anchors']} whole networks; predicted from the others, each was off by "
             f"{calibration['error_percent']:.1f} % on average."
         )

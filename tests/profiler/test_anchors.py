@@ -1,13 +1,10 @@
-import math
-import random
-
 import pytest
 import torch
 from torch import nn
 
 from costs.families import Network, largest_widths
-from costs.table import CostEntry, CostTable, NoCost, Setting
-from profiler.anchors import anchor_widths, calibrate, fit_scale, leave_one_out, measure_networks
+from costs.table import CostEntry, CostTable, NoCost, Setting, TableCost
+from profiler.anchors import anchor_widths, calibrate, measure_networks
 from profiler.meters import METERS, WallClock
 from profiler.sweep import plan
 from profiler.timing import Measurement, NoResult
@@ -62,24 +59,17 @@ def test_a_uniform_bias_is_found_and_leaves_no_error() -> None:
     assert found.anchors[0].measured == pytest.approx(1.37 * found.anchors[0].layer_sum)
 
 
-def test_one_disturbed_anchor_does_not_move_the_scale_but_shows_in_the_error() -> None:
-    sums = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
-    values = [1.5 * s for s in sums]
-    values[3] *= 2
-    assert fit_scale([v / s for v, s in zip(values, sums, strict=True)]) == pytest.approx(1.5)
-    errors = leave_one_out(sums, values)
-    assert errors[3] == pytest.approx(-0.5)
-    assert [e for i, e in enumerate(errors) if i != 3] == pytest.approx([0] * 7)
-
-
-def test_leave_one_out_leaves_the_predicted_network_out() -> None:
-    generator = random.Random(0)
-    sums = [generator.uniform(1, 9) for _ in range(7)]
-    values = [s * generator.lognormvariate(0.3, 0.1) for s in sums]
-    for i, error in enumerate(leave_one_out(sums, values)):
-        others = sorted(v / s for j, (v, s) in enumerate(zip(values, sums, strict=True)) if j != i)
-        scale = math.sqrt(others[2] * others[3])  # the median of six, between logarithms
-        assert error == pytest.approx(scale * sums[i] / values[i] - 1)
+def test_what_every_layer_takes_beyond_its_entry_is_found_as_well() -> None:
+    costs, layers = table(), len(WIRING.units)
+    measured = {
+        name: (w, measurement(1.2 * sum(costs.entry(s, ONE, "latency_ms").value for s in WIRING.shapes(w)) + 0.3 * layers))
+        for name, w in anchor_widths(WIRING, LARGEST, 8, seed=0).items()
+    }
+    found = calibrate(costs, WIRING, measured, ONE)
+    assert (found.scale, found.per_layer) == (pytest.approx(1.2), pytest.approx(0.3))
+    assert found.error_percent == pytest.approx(0, abs=1e-6)
+    cost = TableCost(CostTable("bench", costs, [found]), "latency_ms", ONE)
+    assert cost.network(WIRING.shapes(LARGEST)).value == pytest.approx(measured["largest"][1].median)
 
 
 def test_too_few_anchors_or_one_outside_the_table_are_refused() -> None:

@@ -60,6 +60,23 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
     assert {"fingerprint", "fingerprint_id", "setting", "network", "missing", "drift_percent"} <= report.keys()
 
 
+def test_the_command_goes_on_from_its_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.readings.KEEP_EVERY_SECONDS", 0.0)
+    readings = tmp_path / "readings.json"
+    tiny = "--family plain --widths 4 4 --image-size 8 --in-channels 1 --classes 3 --max-growth 1.5 --seconds 1.5 --readings"
+    with monkeypatch.context() as killed:
+        killed.setattr("profiler.profile.calibrate", lambda *_: 1 / 0)  # at the very end
+        with pytest.raises(ZeroDivisionError):
+            main([*tiny.split(), str(readings)])
+    spent = json.loads(readings.read_text())["seconds"]
+    warmed_up: list[str] = []
+    monkeypatch.setattr("profiler.timing.warm_up", lambda *_: warmed_up.append("again"))
+    assert spent > 0
+    assert main([*tiny.split(), str(readings)]) == 0
+    assert not warmed_up
+    assert not readings.exists()
+
+
 def test_the_command_refuses_what_it_cannot_build(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--family", "plain", "--widths", "4", "4", "--image-size", "3"]) == 1
     assert "image_size is 3" in capsys.readouterr().out
