@@ -21,12 +21,13 @@ from profiler.device import fingerprint, fingerprint_id
 from profiler.timing import NoResult
 
 Part = Callable[[Console, float], dict[str, Any]]  # the console, and a factor on all time budgets
+WIDTH = 100  # characters: the widest table, wherever it is printed
 PARTS: dict[str, Part] = {"networks": latency_networks.run, "steps": latency_steps.run, "curve": latency_curve.run}
 
 
 def main() -> None:
     options = _options()
-    console, machine = Console(), fingerprint(threads=1)
+    console, machine = Console(width=WIDTH), fingerprint(threads=1)
     report: dict[str, Any] = {"fingerprint": machine, "fingerprint_id": fingerprint_id(machine)}
     for name in options.only:
         began = time.monotonic()

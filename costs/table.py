@@ -100,9 +100,8 @@ class Anchor:
 class Calibration:
     """measured = ``scale`` * layer sum + ``per_layer`` * number of layers.
 
-    ``error_percent`` is the mean absolute error when each anchor is left out of the fit.
-
-    ``meter``, ``scope`` and ``kind`` are those of the anchors.
+    ``error_percent`` is the mean absolute error when each anchor is left out of the fit.  ``meter``, ``scope`` and ``kind``
+    are those of the anchors.
     """
 
     quantity: CostName

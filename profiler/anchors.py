@@ -93,7 +93,7 @@ def calibrate(
     setting: Setting,
     quantity: CostName = "latency_ms",
 ) -> Calibration:
-    """Fit scale and constant to anchors: name -> (widths, measurement).  NoCost if the table does not reach an anchor; NoResult if too few."""
+    """Fit scale and constant to anchors: name -> (widths, measurement).  NoCost if the table does not reach one; NoResult if too few."""
     anchors = []
     for name, (widths, whole) in measured.items():
         layer_sum = sum(table.entry(shape, setting, quantity).value for shape in wiring.shapes(widths))

@@ -205,8 +205,8 @@ class CalibrationView(_View):
     def of(cls, calibration: Calibration) -> Self:
         return cls(
             quantity=calibration.quantity, setting=SettingView.of(calibration.setting),
-            scale=calibration.scale, per_layer=calibration.per_layer, error_percent=calibration.error_percent, anchors=len(calibration.anchors), meter=calibration.meter,
-            scope=calibration.scope, kind=calibration.kind,
+            scale=calibration.scale, per_layer=calibration.per_layer, error_percent=calibration.error_percent,
+            anchors=len(calibration.anchors), meter=calibration.meter, scope=calibration.scope, kind=calibration.kind,
         )  # fmt: skip
 
 
