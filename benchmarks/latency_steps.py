@@ -27,7 +27,7 @@ from profiler.timing import NoResult
 
 TARGET_PERCENT = 25.0  # of the measured difference
 FREE_PERCENT = 1.0  # of the whole network: a step that adds less is free
-SEED = Network("mobilenet_v1", (32, 64, *(12 * (96,))), 32, 3, 10)
+SEED = Network("mobilenet_v1", (32, 64, *(12 * (64,))), 16, 3, 10)
 SETTING, MAX_GROWTH = Setting(batch=32), 1.5
 PROFILE_SECONDS, PAIRS_SECONDS = 90.0, 30.0
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from profiler.meters import Reading
-from profiler.paired import Difference, paired_differences
-from profiler.timing import ATTEMPTS, NoResult
+from profiler.paired import ATTEMPTS, Difference, paired_differences
+from profiler.timing import NoResult
 
 
 class Wandering:
@@ -48,7 +48,7 @@ def test_a_difference_is_found_although_the_machine_becomes_slower() -> None:
 
 
 def test_a_round_in_which_one_of_the_two_was_disturbed_is_no_pair() -> None:
-    calm, shaken = Wandering(), Wandering(lambda window: window % 10 < ATTEMPTS)  # at times all attempts at one of the two
+    calm, shaken = Wandering(), Wandering(lambda window: window % (3 * ATTEMPTS) < ATTEMPTS)  # at times all attempts at one of the two
     expected, found = differences(calm, dearer=5e-3)["dearer"], differences(shaken, dearer=5e-3)["dearer"]
     assert isinstance(expected, Difference)
     assert isinstance(found, Difference)
