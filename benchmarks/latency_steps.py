@@ -84,7 +84,13 @@ def _inferences(networks: Mapping[str, Network]) -> dict[str, Any]:
 def _compared(step: Step, cost: TableCost, found: Difference | NoResult) -> dict[str, Any]:
     """Times in milliseconds.  A step without a measured difference misses its target."""
     before, after = (cost.network(network.wiring().shapes()).value for network in step.networks)
-    document = {"group": step.group, "before": step.before, "after": step.after, "free": step.free, "table_ms": after - before}
+    document: dict[str, Any] = {
+        "group": step.group,
+        "before": step.before,
+        "after": step.after,
+        "free": step.free,
+        "table_ms": after - before,
+    }
     if isinstance(found, NoResult):
         return {**document, "reason": str(found), "within_target": False}
     document |= {"measured_ms": asdict(found)}

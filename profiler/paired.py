@@ -15,7 +15,6 @@ from statistics import median
 from profiler.meters import Meter
 from profiler.timing import MIN_READINGS, Key, NoResult, Work, median_interval, warm_up
 
-
 ATTEMPTS = 10  # in a round: one disturbed reading would cost the pair
 
 

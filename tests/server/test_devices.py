@@ -36,7 +36,8 @@ def test_devices_and_what_was_measured(client: TestClient, measured: CostTable) 
     assert device["calibrated"] == [
         {
             "quantity": "latency_ms", "setting": {"batch_size": 1, "threads": 1, "dtype": "float32", "layout": "contiguous"},
-            "scale": 1.5, "per_layer": 0.0, "error_percent": 2.0, "anchors": 1, "meter": "wall_clock", "scope": "process", "kind": "measured",
+            "scale": 1.5, "per_layer": 0.0, "error_percent": 2.0, "anchors": 1,
+            "meter": "wall_clock", "scope": "process", "kind": "measured",
         },
     ]  # fmt: skip
 
