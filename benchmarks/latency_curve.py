@@ -18,6 +18,7 @@ from costs.table import Calibration, Setting
 from profiler.fit import leave_one_out
 from profiler.profile import profile_device
 from profiler.readings import Readings
+from profiler.timing import NoResult
 
 BUDGETS = (15.0, 30.0, 60.0, 120.0, 240.0, 360.0)  # seconds
 TARGET_PERCENT, TARGET_SECONDS = 5.0, 360.0
@@ -27,9 +28,15 @@ MAX_GROWTH, SETTING, WORST_SHOWN = 4.0, Setting(), 20.0
 def run(console: Console, time_factor: float) -> dict[str, Any]:
     kept, points = Readings(), []
     for budget in (time_factor * budget for budget in BUDGETS):
-        with console.status(f"error against time: measuring until {budget:g} s"):
-            profile = profile_device(NETWORKS[0], "this-host", SETTING, MAX_GROWTH, budget, kept=kept)
+        try:
+            with console.status(f"error against time: measuring until {budget:g} s"):
+                profile = profile_device(NETWORKS[0], "this-host", SETTING, MAX_GROWTH, budget, kept=kept)
+        except NoResult as reason:
+            console.print(f"no table after {budget:g} s: {reason}", highlight=False)
+            continue
         points.append((budget, kept.seconds, len(profile.table), profile.table.calibration("latency_ms", SETTING)))
+    if not points:
+        raise NoResult("no table after any of the times")
     truth = {anchor.name: anchor.measured for anchor in points[-1][-1].anchors}
     curve = [
         {"budget_seconds": budget, "seconds": spent, "entries": entries, "mean_error_percent": _error(calibration, truth)}
