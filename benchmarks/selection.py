@@ -11,6 +11,7 @@ Gains are log-normal (channels, and their groups), at most one more channel besi
    ones measured on this machine (``--seconds``).  Against ``lp``, the published rule: a linear program with one constant FLOPs price per
    channel, rounded down, its budget raised until the share is reached; and ``greedy``: best gain per true MAC of the next channel.
    A ratio below 1 says that the exact rule is cheaper.  Both others may stop at any width, as may the exact one.
+3. Clock: the same networks run as a whole, in turns (``benchmarks.selection_timed``).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from rich.console import Console
 from rich.table import Table
 from torchvision.models import DenseNet
 
+from benchmarks import selection_timed
+from benchmarks.selection_timed import SHARES, TARGETS
 from benchmarks.width_rules import RULES, cost_of, gains
 from costs.families import Network, default_widths
 from costs.model import Budget, Cost, CostModel, CostName, Macs
@@ -40,8 +43,6 @@ from growth.groups import find_groups
 from growth.selection import select
 from profiler.profile import profile_device
 
-SHARES = (0.3, 0.6, 0.85)  # of all gain
-TARGETS = {"lp": 0.92, "greedy": 0.97}  # geometric mean of the exact rule's cost over theirs
 _SEVEN = (16, 20, 28, 36, 44, 44, 48)
 _STRIDES = (1, 2, 1, 2, 1, 1)
 
@@ -109,8 +110,15 @@ def main() -> None:
         worths += worth(f"measured, batch {batch}", *_measured(batch, options.seconds), options.seeds)
     summary = {table: ratios([one for one in worths if one.table == table]) for table in dict.fromkeys(one.table for one in worths)}
     show_worths(console, worths, summary)
+    whole = selection_timed.run(console, options.batch_sizes, options.seeds, options.seconds) if options.seconds else {}
     if options.output:
-        figures = {"targets": TARGETS, "timings": [asdict(t) for t in timings], "worth": [asdict(w) for w in worths], "ratios": summary}
+        figures = {
+            "targets": TARGETS,
+            "whole_networks": whole,
+            "timings": [asdict(t) for t in timings],
+            "worth": [asdict(w) for w in worths],
+            "ratios": summary,
+        }
         options.output.write_text(json.dumps(figures, indent=1))
 
 
