@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from costs.shapes import LayerShape
@@ -39,9 +39,9 @@ _T = TypeVar("_T")
 # Made once: making a statement takes longer than running it.
 _OF_TABLE = (_FORMS.device == bindparam("device")) & (_FORMS.measured_as == bindparam("measured_as"))
 _KNOWN_FORMS = select(_FORMS.digest, _FORMS.id, _FORMS.widths).where(_OF_TABLE, _FORMS.digest.in_(bindparam("digests", expanding=True)))
-_EVERY_FORM = select(_FORMS.id, _FORMS.quantity, _FORMS.form, _FORMS.widths).where(_OF_TABLE).order_by(_FORMS.id)
+_EVERY_FORM = select(_FORMS.id, _FORMS.quantity, cast(_FORMS.form, Text), _FORMS.widths).where(_OF_TABLE).order_by(_FORMS.id)
 _COUNT = select(func.sum(func.length(_FORMS.widths))).where(_OF_TABLE)  # counting a million rows takes a tenth of a second
-_AT_PLACES = select(_ENTRIES.place, _ENTRIES.entry).where(_ENTRIES.place.in_(bindparam("places", expanding=True)))
+_AT_PLACES = select(_ENTRIES.place, cast(_ENTRIES.entry, Text)).where(_ENTRIES.place.in_(bindparam("places", expanding=True)))
 _IN_FORM = _ENTRIES.place.between(bindparam("first"), bindparam("last"))
 _BETWEEN = select(_ENTRIES.place, _ENTRIES.entry).where(_IN_FORM).order_by(_ENTRIES.place)
 
@@ -73,7 +73,7 @@ class StoredEntries:
         found = self._entries.those_of(places)
         for chunk in _chunks(place for place in places if place not in found):
             rows = self._db.rows(_AT_PLACES, {"places": chunk})
-            found |= self._entries.kept({place: CostEntry(*places[place], **data) for place, data in rows})
+            found |= self._entries.kept({place: CostEntry(*places[place], **json.loads(data)) for place, data in rows})
         return {places[place]: entry for place, entry in found.items()}
 
     def _known(self, forms: Collection[Key]) -> dict[Key, _Known]:
@@ -86,7 +86,7 @@ class StoredEntries:
 
     def _every_form(self) -> dict[Key, _Known]:
         rows = self._db.rows(_EVERY_FORM, self._table)
-        return {_form(form, quantity): (number, Widths.from_bytes(widths)) for number, quantity, form, widths in rows}
+        return {_form(json.loads(form), quantity): (number, Widths.from_bytes(widths)) for number, quantity, form, widths in rows}
 
 
 def save(session: Session, device: str, measured_as: str, entries: Iterable[CostEntry]) -> None:
@@ -126,7 +126,7 @@ def _of_table(device: str, measured_as: str) -> dict[str, str]:
 def _all(connection: Connection, table: Mapping[str, str]) -> Iterator[CostEntry]:
     """Form by form, in each by rising widths."""
     for number, quantity, data, _ in connection.execute(_EVERY_FORM, table).all():
-        form = _form(data, quantity)
+        form = _form(json.loads(data), quantity)
         first, last = number << 2 * BITS, (number + 1 << 2 * BITS) - 1
         for place, entry in connection.execute(_BETWEEN, {"first": first, "last": last}):
             yield CostEntry(*of_form(form, decoded(place - first)), **entry)
