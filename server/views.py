@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,10 @@ from store.admission import Admission, ProfileAdmission
 from store.problems import Problem
 from store.spec import NetworkSpec
 from store.views import Artifact, Cause, Desire, Device, Job, JobKind, JobState, Round
+
+
+_OF_ENTRIES = tuple(field.name for field in fields(CostEntry))
+_OF_SHAPES = attrgetter(*(field.name for field in fields(LayerShape)))
 
 
 class _View(BaseModel):
@@ -258,7 +263,7 @@ class ShapeQuery(BaseModel):
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
 
     def shape(self) -> LayerShape:
-        return LayerShape(**{field.name: getattr(self, field.name) for field in fields(LayerShape)})
+        return LayerShape(*_OF_SHAPES(self))
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
@@ -293,7 +298,7 @@ class CostEntryView(_View):
 
     @classmethod
     def of(cls, device: str, entry: CostEntry, expired: str | None) -> Self:
-        values = {field.name: getattr(entry, field.name) for field in fields(entry)}  # `asdict` copies for longer than all the rest takes
+        values = {name: getattr(entry, name) for name in _OF_ENTRIES}  # `asdict` copies for longer than all the rest takes
         return cls(**{**values, "device": device, "setting": SettingView.of(entry.setting), "expired": expired})
 
     @classmethod

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from store.asking import Asker
 
 BUSY_TIMEOUT_SECONDS = 30
+_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 MIGRATION_LOCK = 0x77A771E  # any number, the same in every replica
 
 
@@ -84,7 +85,7 @@ class Database:
 
     def rows(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
         """The driver's rows for a question that is asked again and again (``store.asking``), in a tenth of the time of a session."""
-        with _translated(*self._asker.failures):
+        with _translated((*_AWAY, *self._asker.failures)):
             return self._asker.rows(statement, values)
 
     @contextmanager
@@ -147,10 +148,10 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 @contextmanager
-def _translated(*drivers: type[Exception]) -> Iterator[None]:
+def _translated(away: tuple[type[Exception], ...] = _AWAY) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout, *drivers) as error:
+    except away as error:
         cause = getattr(error, "orig", None) or error
         raise DatabaseUnavailable(f"the database did not answer: {cause}") from error
 
