@@ -18,7 +18,6 @@ from store.problems import Problem
 from store.spec import NetworkSpec
 from store.views import Artifact, Cause, Desire, Device, Job, JobKind, JobState, Round
 
-
 _OF_ENTRIES = tuple(field.name for field in fields(CostEntry))
 _OF_SHAPES = attrgetter(*(field.name for field in fields(LayerShape)))
 

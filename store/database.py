@@ -64,7 +64,7 @@ class Database:
         pool: dict[str, Any] = {"connect_args": arguments, "pool_pre_ping": backend == "postgresql"}
         self.engine = create_engine(parsed, json_serializer=_to_json, **pool)
         self._reader = self.engine.execution_options(read_only=True, **({"postgresql_readonly": True} if backend == "postgresql" else {}))
-        asked = create_engine(parsed, isolation_level="AUTOCOMMIT", **pool)
+        asked = create_engine(parsed, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **pool)
         self._asker = Asker(asked)
         if backend == "sqlite":
             for engine in (self.engine, asked):
