@@ -53,7 +53,8 @@ class StoredEntries:
         self._db = db
         self._table = _of_table(device, measured_as)
         self._forms: Memory[Form, _Known] = Memory(REMEMBERED_FORMS)
-        self._entries: Memory[int, CostEntry] = Memory(REMEMBERED_ENTRIES)
+        # Text: garbage collection, which would look through as many objects every now and then, took a third of a large answer's time.
+        self._entries: Memory[int, str] = Memory(REMEMBERED_ENTRIES)
 
     def __len__(self) -> int:
         ((total,),) = self._db.rows(_COUNT, self._table)
@@ -71,11 +72,9 @@ class StoredEntries:
         known = self._known({form for form, _ in layers})
         places = [_place(known[form][0], pair) for form, pair in layers]
         found = self._entries.those_of(places)
-        unknown = {place: layer for place, layer in zip(places, layers, strict=True) if place not in found}
-        for chunk in _chunks(unknown):
-            rows = self._db.rows(_AT_PLACES, {"places": chunk})
-            found |= self._entries.kept({place: CostEntry(*of_form(*unknown[place]), **json.loads(data)) for place, data in rows})
-        return [found[place] for place in places]
+        for chunk in _chunks({place for place in places if place not in found}):
+            found |= self._entries.kept(dict(self._db.rows(_AT_PLACES, {"places": chunk})))
+        return [CostEntry(*of_form(*layer), **json.loads(found[place])) for layer, place in zip(layers, places, strict=True)]
 
     def _known(self, forms: Collection[Form]) -> dict[Form, _Known]:
         found = self._forms.those_of(forms)
