@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from costs.model import EXACT, CostModel, CostName
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostEntry, Key, NoCost, Setting, TableCost
+from server import examples
 from server.deps import DeviceName, KnownTable, Service, TheDevice, TheService, TheTable, existing_table, recent_table, service
 from server.problems import Refusal, documented
 from server.views import (
@@ -55,7 +56,7 @@ _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "If-None-Mat
     "/{name}/costs",
     response_model=CostEntryView,
     responses={**_UNCHANGED, **documented(404, 422)},
-    openapi_extra={"parameters": [*query_parameters(ShapeQuery), IF_NONE_MATCH]},
+    openapi_extra={"parameters": [*query_parameters(ShapeQuery, examples.LAYER), IF_NONE_MATCH]},
 )
 async def get_cost(request: Request, name: DeviceName) -> Response:
     """What one layer costs on its own: counted, measured, or from the next measured widths.  404 beyond what was measured."""

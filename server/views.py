@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from datetime import datetime
 from operator import attrgetter
@@ -265,11 +265,15 @@ class ShapeQuery(BaseModel):
         return LayerShape(*_OF_SHAPES(self))
 
 
-def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """How OpenAPI says that the fields of a model are query parameters."""
+def query_parameters(model: type[BaseModel], example: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How OpenAPI says that the fields of a model are query parameters, with the values of an example."""
     schema = model.model_json_schema()
     required = schema.get("required", [])
-    return [{"name": name, "in": "query", "required": name in required, "schema": each} for name, each in schema["properties"].items()]
+    shown = {name: {"example": value} for name, value in example.items()}
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": each, **shown.get(name, {})}
+        for name, each in schema["properties"].items()
+    ]
 
 
 class CostEntryView(_View):
