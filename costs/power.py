@@ -5,12 +5,12 @@ It ranks layers of one power exactly as their times do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from costs.model import CostName, Kind
-from costs.table import UNITS, Anchor, Calibration, CostEntry, CostTable, Entries, Key
-from costs.widths import Widths
+from costs.table import UNITS, Anchor, Calibration, CostEntry, CostTable, Entries, Form
+from costs.widths import Pair, Widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,17 @@ class _Powered:
     def __iter__(self) -> Iterator[CostEntry]:
         return (power_times_time(self.power, entry) for entry in self.times if entry.quantity == "latency_ms")
 
-    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+    def widths(self, forms: Collection[Form] | None = None) -> Mapping[Form, Widths]:
         found = self.times.widths(None if forms is None else {_of(form, "latency_ms") for form in forms})
         return {_of(form, "energy_mj"): widths for form, widths in found.items() if form[2] == "latency_ms"}
 
-    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
-        times = {_of(key, "latency_ms"): _of(form, "latency_ms") for key, form in keys.items()}
-        found = self.times.find(times)
-        return {_of(key, "energy_mj"): power_times_time(self.power, found[key]) for key in times}
+    def find(self, layers: Sequence[tuple[Form, Pair]]) -> Sequence[CostEntry]:
+        found = self.times.find([(_of(form, "latency_ms"), pair) for form, pair in layers])
+        return [power_times_time(self.power, time) for time in found]
 
 
-def _of(key: Key, quantity: CostName) -> Key:
-    return key[0], key[1], quantity
+def _of(form: Form, quantity: CostName) -> Form:
+    return form[0], form[1], quantity
 
 
 def _calibration(power: Power, found: Calibration) -> Calibration:

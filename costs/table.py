@@ -131,24 +131,22 @@ class Calibration:
 
 
 Key = tuple[LayerShape, Setting, CostName]
+Form = Key  # a key whose shape has no widths (``form_of``): what layers have in common that differ in nothing else
 
 
 class Entries(Protocol):
-    """Where the entries of a table lie: in memory, or in a store that is asked for the few of a million that a question needs.
-
-    A *form* is a key whose shape has no widths (``form_of``).
-    """
+    """Where the entries of a table lie: in memory, or in a store that is asked for the few of a million that a question needs."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[CostEntry]: ...
 
-    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+    def widths(self, forms: Collection[Form] | None = None) -> Mapping[Form, Widths]:
         """The widths measured for each of these forms, or for every form; forms that were not measured are left out."""
         ...
 
-    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
-        """The entries of these keys, each given with its form; all of them were measured."""
+    def find(self, layers: Sequence[tuple[Form, Pair]]) -> Sequence[CostEntry]:
+        """The entries of these forms at these widths, in order; all of them were measured."""
         ...
 
 
@@ -183,7 +181,7 @@ class CostTable:
         return tuple(self._calibrations.values())
 
     @property
-    def forms(self) -> Mapping[Key, Widths]:
+    def forms(self) -> Mapping[Form, Widths]:
         """Every form that was measured, with its widths."""
         return self._entries.widths()
 
@@ -200,11 +198,13 @@ class CostTable:
 
     def entries(self, asked: Sequence[Key]) -> list[CostEntry | NoCost]:
         """The same for many at once, in order, with NoCost as an answer: two questions to where the entries lie, however many these are."""
-        forms = {key: form_of(key) for key in asked}
-        grids = self._entries.widths(set(forms.values()))
-        steps = {key: _step(key, form, grids.get(form)) for key, form in forms.items()}
-        found = self._entries.find({each: forms[key] for key, step in steps.items() for each in step if each})
-        return [self._answer(key, steps[key], grids.get(forms[key]), found) for key in asked]
+        forms = [form_of(key) for key in asked]
+        grids = self._entries.widths(set(forms))
+        widths = [grids.get(form) for form in forms]
+        steps = [_step(_pair(key), measured) for key, measured in zip(asked, widths, strict=True)]
+        found = iter(self._entries.find([(form, pair) for form, step in zip(forms, steps, strict=True) for pair in step]))
+        entries = [[next(found) for _ in step] for step in steps]
+        return [self._answer(*each) for each in zip(asked, widths, entries, strict=True)]
 
     def edges(self, shape: LayerShape, setting: Setting, quantity: CostName) -> tuple[Sequence[int], Sequence[int]]:
         """The measured input and output widths of layers of this form, rising: between two of them the step model is constant."""
@@ -223,14 +223,13 @@ class CostTable:
             raise NoCost(f"{quantity} ({setting}) on {self.device}: {state}; run `{command}` with this batch size and thread count")
         return found
 
-    def _answer(self, key: Key, step: _Step, widths: Widths | None, found: Mapping[Key, CostEntry]) -> CostEntry | NoCost:
-        above, below = step
-        if above is None:
+    def _answer(self, key: Key, widths: Widths | None, step: Sequence[CostEntry]) -> CostEntry | NoCost:
+        if not step:
             return self._no_cost(key, widths)
-        upper = found[above]
-        if above == key:
+        upper, *below = step
+        if upper.shape == key[0]:
             return upper
-        lower = (0.0, 0.0) if below is None else found[below].interval
+        lower = below[0].interval if below else (0.0, 0.0)
         # Not simply (lower, upper): depthwise costs can fall towards the next multiple of the vector width.
         low, high = min(lower[0], upper.interval[0]), max(lower[1], upper.interval[1])
         kind: Kind = upper.kind if estimated(upper.kind) else "interpolated"
@@ -239,7 +238,7 @@ class CostTable:
     def _no_cost(self, key: Key, widths: Widths | None) -> NoCost:
         shape, setting, quantity = key
         reach = "the widest measured is {}->{}".format(*widths.largest) if widths else "no layer of this form was measured"
-        nearest = widths.nearest((shape.in_channels, shape.out_channels), _NEAREST) if widths else ()
+        nearest = widths.nearest(_pair(key), _NEAREST) if widths else ()
         return NoCost(
             f"no {quantity} for {shape} ({setting}) on {self.device}: {reach}; "
             f"run `wattle profile` for this network, image size and setting, with a max_growth that covers these widths",
@@ -375,37 +374,36 @@ class InMemory:
     def __iter__(self) -> Iterator[CostEntry]:
         return iter(self._entries.values())
 
-    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+    def widths(self, forms: Collection[Form] | None = None) -> Mapping[Form, Widths]:
         for form in self._pairs if forms is None else forms:
             if form in self._pairs and form not in self._widths:
                 self._widths[form] = Widths(self._pairs[form])
         return self._widths
 
-    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:  # noqa: ARG002 - all of them are at hand
-        return self._entries
+    def find(self, layers: Sequence[tuple[Form, Pair]]) -> Sequence[CostEntry]:
+        return [self._entries[of_form(*layer)] for layer in layers]
 
 
-_Step = tuple[Key | None, Key | None]  # the measured layers above and below one; the layer itself and none where it was measured
-
-
-def _step(key: Key, form: Key, widths: Widths | None) -> _Step:
-    pair = key[0].in_channels, key[0].out_channels
+def _step(pair: Pair, widths: Widths | None) -> tuple[Pair, ...]:
+    """The measured widths above these and, where there are any, below; these alone where they were measured; none beyond all."""
     above = widths.above(pair) if widths else None
     if widths is None or above is None:
-        return None, None
-    if above == pair:
-        return key, None
-    below = widths.below(pair)
-    return of_form(form, above), None if below is None else of_form(form, below)
+        return ()
+    below = widths.below(pair) if above != pair else None
+    return (above,) if below is None else (above, below)
 
 
-def form_of(key: Key) -> Key:
+def _pair(key: Key) -> Pair:
+    return key[0].in_channels, key[0].out_channels
+
+
+def form_of(key: Key) -> Form:
     """The key with the shape's channel axes blanked; depthwise layers keep apart from full convolutions by ``groups``."""
     shape, setting, quantity = key
     return _sized(shape, 0, 0, 0 if shape.depthwise else shape.groups), setting, quantity
 
 
-def of_form(form: Key, pair: Pair) -> Key:
+def of_form(form: Form, pair: Pair) -> Key:
     """The key of this form and these widths."""
     shape, setting, quantity = form
     return _sized(shape, *pair, shape.groups or pair[0]), setting, quantity

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from server import devices, docs, events, health, jobs, pages, problems, results
+from server import devices, docs, events, examples, health, jobs, pages, problems, results
 from server.deps import Service
 from server.guard import Guard
 from server.submissions import Submissions
@@ -66,7 +66,7 @@ def _close(service: Service) -> None:
 
 
 def _document(app: FastAPI) -> None:
-    """Errors are documented under the media type they are sent as; FastAPI knows only the one of successes."""
+    """Errors are documented under the media type they are sent as (FastAPI knows only the one of successes), lookups with examples."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -75,6 +75,7 @@ def _document(app: FastAPI) -> None:
             for operation in (each for path in schema["paths"].values() for each in path.values()):
                 for response in operation["responses"].values():
                     _rename(response.get("content", {}))
+            examples.show(schema["paths"])
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the schema

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from costs.model import EXACT, CostModel, CostName
 from costs.shapes import LayerShape, Wiring
 from costs.table import CostEntry, Key, NoCost, Setting, TableCost
-from server.deps import DeviceName, KnownTable, Service, TheDevice, TheService, TheTable, existing_table, recent_table
+from server import examples
+from server.deps import DeviceName, KnownTable, Service, TheDevice, TheService, TheTable, existing_table, recent_table, service
 from server.problems import Refusal, documented
 from server.views import (
     CalibrationView,
@@ -45,44 +46,33 @@ router = APIRouter(prefix="/v1/devices", tags=["devices"])
 BLOCK = 65_536  # bytes of a download
 FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8"}
 Format = Literal["json", "csv"]
-IfNoneMatch = Annotated[str | None, Header(description="the ETag of an answer from the same table")]
+_ETAG_SEEN = "the ETag of an answer from the same table"
+IfNoneMatch = Annotated[str | None, Header(description=_ETAG_SEEN)]
+IF_NONE_MATCH = {"name": "if-none-match", "in": "header", "required": False, "schema": {"type": "string"}, "description": _ETAG_SEEN}
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "If-None-Match names the table's present version"}}
-
-
-@router.get("", responses=documented())
-def list_devices(service: TheService) -> DeviceList:
-    """All devices that workers have registered."""
-    return DeviceList(devices=[DeviceView.of(device) for device in devices.all_devices(service.db)])
-
-
-@router.get("/{name}", responses=documented(404, 422))
-def get_device(device: TheDevice, service: TheService) -> DeviceDetail:
-    """A device, its fingerprint, and what its cost table was calibrated for."""
-    table = service.tables.load(service.db, device.name)
-    return DeviceDetail(**DeviceView.of(device).model_dump(), calibrated=[CalibrationView.of(each) for each in table.calibrations])
-
-
-async def shape_query(request: Request) -> ShapeQuery:
-    """The layer that the query parameters name.  FastAPI itself would take longer to read them than the whole answer takes."""
-    try:
-        return ShapeQuery.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        raise RequestValidationError([{**each, "loc": ("query", *each["loc"])} for each in error.errors()]) from error
 
 
 @router.get(
     "/{name}/costs",
     response_model=CostEntryView,
     responses={**_UNCHANGED, **documented(404, 422)},
-    openapi_extra={"parameters": query_parameters(ShapeQuery)},
+    openapi_extra={"parameters": [*query_parameters(ShapeQuery, examples.LAYER), IF_NONE_MATCH]},
 )
-async def get_cost(
-    service: TheService, name: DeviceName, query: Annotated[ShapeQuery, Depends(shape_query)], if_none_match: IfNoneMatch = None
-) -> Response:
+async def get_cost(request: Request, name: DeviceName) -> Response:
     """What one layer costs on its own: counted, measured, or from the next measured widths.  404 beyond what was measured."""
-    if service.db.is_local:  # a thread would take longer to get its turn than the file takes to answer
-        return _one_cost(service, name, query, if_none_match)
-    return await run_in_threadpool(_one_cost, service, name, query, if_none_match)
+    # The first route, for they are tried in order; and it reads the request itself: FastAPI would take as long for that as the rest takes.
+    kept_by, query, if_none_match = await service(request), _shape_query(request), request.headers.get("if-none-match")
+    if kept_by.db.is_local:  # a thread would take longer to get its turn than the file takes to answer
+        return _one_cost(kept_by, name, query, if_none_match)
+    return await run_in_threadpool(_one_cost, kept_by, name, query, if_none_match)
+
+
+def _shape_query(request: Request) -> ShapeQuery:
+    """The layer that the query parameters name."""
+    try:
+        return ShapeQuery.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("query", *each["loc"])} for each in error.errors()]) from error
 
 
 def _one_cost(service: Service, name: str, query: ShapeQuery, if_none_match: str | None) -> Response:
@@ -96,6 +86,19 @@ def _one_cost(service: Service, name: str, query: ShapeQuery, if_none_match: str
     if isinstance(answer, Problem):
         raise Refusal(404, answer.message, [answer])
     return _json(answer, known.headers)
+
+
+@router.get("", responses=documented())
+def list_devices(service: TheService) -> DeviceList:
+    """All devices that workers have registered."""
+    return DeviceList(devices=[DeviceView.of(device) for device in devices.all_devices(service.db)])
+
+
+@router.get("/{name}", responses=documented(404, 422))
+def get_device(device: TheDevice, service: TheService) -> DeviceDetail:
+    """A device, its fingerprint, and what its cost table was calibrated for."""
+    table = service.tables.load(service.db, device.name)
+    return DeviceDetail(**DeviceView.of(device).model_dump(), calibrated=[CalibrationView.of(each) for each in table.calibrations])
 
 
 @router.post("/{name}/costs:query", response_model=CostAnswers, responses=documented(400, 403, 404, 413, 422))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,9 @@ from store.admission import Admission, ProfileAdmission
 from store.problems import Problem
 from store.spec import NetworkSpec
 from store.views import Artifact, Cause, Desire, Device, Job, JobKind, JobState, Round
+
+_OF_ENTRIES = tuple(field.name for field in fields(CostEntry))
+_OF_SHAPES = attrgetter(*(field.name for field in fields(LayerShape)))
 
 
 class _View(BaseModel):
@@ -259,14 +263,18 @@ class ShapeQuery(BaseModel):
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
 
     def shape(self) -> LayerShape:
-        return LayerShape(**{field.name: getattr(self, field.name) for field in fields(LayerShape)})
+        return LayerShape(*_OF_SHAPES(self))
 
 
-def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """How OpenAPI says that the fields of a model are query parameters."""
+def query_parameters(model: type[BaseModel], example: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How OpenAPI says that the fields of a model are query parameters, with the values of an example."""
     schema = model.model_json_schema()
     required = schema.get("required", [])
-    return [{"name": name, "in": "query", "required": name in required, "schema": each} for name, each in schema["properties"].items()]
+    shown = {name: {"example": value} for name, value in example.items()}
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": each, **shown.get(name, {})}
+        for name, each in schema["properties"].items()
+    ]
 
 
 class CostEntryView(_View):
@@ -294,7 +302,7 @@ class CostEntryView(_View):
 
     @classmethod
     def of(cls, device: str, entry: CostEntry, expired: str | None) -> Self:
-        values = {field.name: getattr(entry, field.name) for field in fields(entry)}  # `asdict` copies for longer than all the rest takes
+        values = {name: getattr(entry, name) for name in _OF_ENTRIES}  # `asdict` copies for longer than all the rest takes
         return cls(**{**values, "device": device, "setting": SettingView.of(entry.setting), "expired": expired})
 
     @classmethod

@@ -23,7 +23,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from store.asking import Asker
+
 BUSY_TIMEOUT_SECONDS = 30
+_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 MIGRATION_LOCK = 0x77A771E  # any number, the same in every replica
 
 
@@ -58,13 +61,14 @@ class Database:
         self.backend = backend
         self.is_local = backend == "sqlite"  # a read of a few rows waits for no network and, under WAL, for no writer
         self._write_lock = threading.Lock() if backend == "sqlite" else None
-        self.engine = create_engine(parsed, connect_args=arguments, json_serializer=_to_json, pool_pre_ping=backend == "postgresql")
+        pool: dict[str, Any] = {"connect_args": arguments, "pool_pre_ping": backend == "postgresql"}
+        self.engine = create_engine(parsed, json_serializer=_to_json, **pool)
         self._reader = self.engine.execution_options(read_only=True, **({"postgresql_readonly": True} if backend == "postgresql" else {}))
-        # One statement alone is a transaction of its own.
-        alone = {"isolation_level": "AUTOCOMMIT"} if backend == "postgresql" else {"one_statement": True}
-        self._asker = self._reader.execution_options(**alone)
+        asked = create_engine(parsed, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **pool)
+        self._asker = Asker(asked)
         if backend == "sqlite":
-            event.listen(self.engine, "connect", _configure_sqlite)
+            for engine in (self.engine, asked):
+                event.listen(engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
     @contextmanager
@@ -80,9 +84,9 @@ class Database:
             yield session
 
     def rows(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
-        """The answer to one question that needs no objects, in a third of the time of a session."""
-        with _translated(), self._asker.connect() as connection:
-            return connection.execute(statement, values).all()
+        """The driver's rows for a question that is asked again and again (``store.asking``), in a tenth of the time of a session."""
+        with _translated((*_AWAY, *self._asker.failures)):
+            return self._asker.rows(statement, values)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -129,6 +133,7 @@ class Database:
     def close(self) -> None:
         """Close all pooled connections."""
         self.engine.dispose()
+        self._asker.close()
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -143,10 +148,10 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(away: tuple[type[Exception], ...] = _AWAY) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except away as error:
         cause = getattr(error, "orig", None) or error
         raise DatabaseUnavailable(f"the database did not answer: {cause}") from error
 
@@ -160,7 +165,5 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    if connection.get_execution_options().get("one_statement"):
-        return
     mode = "DEFERRED" if connection.get_execution_options().get("read_only") else "IMMEDIATE"
     connection.exec_driver_sql(f"BEGIN {mode}")

@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from costs.shapes import LayerShape
-from costs.table import CostEntry, Key, Setting, form_of, of_form
+from costs.table import CostEntry, Form, Setting, form_of, of_form
 from costs.widths import BITS, Pair, Widths, decoded, encoded
 from store.database import Database
 from store.dialects import insert_into
@@ -39,9 +39,9 @@ _T = TypeVar("_T")
 # Made once: making a statement takes longer than running it.
 _OF_TABLE = (_FORMS.device == bindparam("device")) & (_FORMS.measured_as == bindparam("measured_as"))
 _KNOWN_FORMS = select(_FORMS.digest, _FORMS.id, _FORMS.widths).where(_OF_TABLE, _FORMS.digest.in_(bindparam("digests", expanding=True)))
-_EVERY_FORM = select(_FORMS.id, _FORMS.quantity, _FORMS.form, _FORMS.widths).where(_OF_TABLE).order_by(_FORMS.id)
+_EVERY_FORM = select(_FORMS.id, _FORMS.quantity, cast(_FORMS.form, Text), _FORMS.widths).where(_OF_TABLE).order_by(_FORMS.id)
 _COUNT = select(func.sum(func.length(_FORMS.widths))).where(_OF_TABLE)  # counting a million rows takes a tenth of a second
-_AT_PLACES = select(_ENTRIES.place, _ENTRIES.entry).where(_ENTRIES.place.in_(bindparam("places", expanding=True)))
+_AT_PLACES = select(_ENTRIES.place, cast(_ENTRIES.entry, Text)).where(_ENTRIES.place.in_(bindparam("places", expanding=True)))
 _IN_FORM = _ENTRIES.place.between(bindparam("first"), bindparam("last"))
 _BETWEEN = select(_ENTRIES.place, _ENTRIES.entry).where(_IN_FORM).order_by(_ENTRIES.place)
 
@@ -52,8 +52,9 @@ class StoredEntries:
     def __init__(self, db: Database, device: str, measured_as: str) -> None:
         self._db = db
         self._table = _of_table(device, measured_as)
-        self._forms: Memory[Key, _Known] = Memory(REMEMBERED_FORMS)
-        self._entries: Memory[int, CostEntry] = Memory(REMEMBERED_ENTRIES)
+        self._forms: Memory[Form, _Known] = Memory(REMEMBERED_FORMS)
+        # Text: garbage collection, which would look through as many objects every now and then, took a third of a large answer's time.
+        self._entries: Memory[int, str] = Memory(REMEMBERED_ENTRIES)
 
     def __len__(self) -> int:
         ((total,),) = self._db.rows(_COUNT, self._table)
@@ -63,20 +64,19 @@ class StoredEntries:
         with self._db.reading() as session:
             yield from _all(session.connection(), self._table)
 
-    def widths(self, forms: Collection[Key] | None = None) -> Mapping[Key, Widths]:
+    def widths(self, forms: Collection[Form] | None = None) -> Mapping[Form, Widths]:
         known = self._every_form() if forms is None else self._known(forms)
         return {form: widths for form, (_, widths) in known.items()}
 
-    def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
-        known = self._known(set(keys.values()))
-        places = {_place(known[form][0], key[0]): key for key, form in keys.items()}
+    def find(self, layers: Sequence[tuple[Form, Pair]]) -> Sequence[CostEntry]:
+        known = self._known({form for form, _ in layers})
+        places = [_place(known[form][0], pair) for form, pair in layers]
         found = self._entries.those_of(places)
-        for chunk in _chunks(place for place in places if place not in found):
-            rows = self._db.rows(_AT_PLACES, {"places": chunk})
-            found |= self._entries.kept({place: CostEntry(*places[place], **data) for place, data in rows})
-        return {places[place]: entry for place, entry in found.items()}
+        for chunk in _chunks({place for place in places if place not in found}):
+            found |= self._entries.kept(dict(self._db.rows(_AT_PLACES, {"places": chunk})))
+        return [CostEntry(*of_form(*layer), **json.loads(found[place])) for layer, place in zip(layers, places, strict=True)]
 
-    def _known(self, forms: Collection[Key]) -> dict[Key, _Known]:
+    def _known(self, forms: Collection[Form]) -> dict[Form, _Known]:
         found = self._forms.those_of(forms)
         for chunk in _chunks(form for form in forms if form not in found):
             by_digest = {_digest(form): form for form in chunk}
@@ -84,14 +84,14 @@ class StoredEntries:
             found |= self._forms.kept({by_digest[digest]: (number, Widths.from_bytes(widths)) for digest, number, widths in rows})
         return found
 
-    def _every_form(self) -> dict[Key, _Known]:
+    def _every_form(self) -> dict[Form, _Known]:
         rows = self._db.rows(_EVERY_FORM, self._table)
-        return {_form(form, quantity): (number, Widths.from_bytes(widths)) for number, quantity, form, widths in rows}
+        return {_form(json.loads(form), quantity): (number, Widths.from_bytes(widths)) for number, quantity, form, widths in rows}
 
 
 def save(session: Session, device: str, measured_as: str, entries: Iterable[CostEntry]) -> None:
     """Add entries to those of this device as it was measured; what has the same key is replaced.  The device's row must be locked."""
-    by_form: dict[Key, dict[int, CostEntry]] = defaultdict(dict)
+    by_form: dict[Form, dict[int, CostEntry]] = defaultdict(dict)
     for each in entries:
         form = form_of((each.shape, each.setting, each.quantity))
         by_form[form][encoded((each.shape.in_channels, each.shape.out_channels))] = each
@@ -126,7 +126,7 @@ def _of_table(device: str, measured_as: str) -> dict[str, str]:
 def _all(connection: Connection, table: Mapping[str, str]) -> Iterator[CostEntry]:
     """Form by form, in each by rising widths."""
     for number, quantity, data, _ in connection.execute(_EVERY_FORM, table).all():
-        form = _form(data, quantity)
+        form = _form(json.loads(data), quantity)
         first, last = number << 2 * BITS, (number + 1 << 2 * BITS) - 1
         for place, entry in connection.execute(_BETWEEN, {"first": first, "last": last}):
             yield CostEntry(*of_form(form, decoded(place - first)), **entry)
@@ -138,7 +138,7 @@ def _forms(connection: Connection, table: Mapping[str, str], digests: Iterable[s
     return {digest: (number, Widths.from_bytes(widths)) for digest, number, widths in rows}
 
 
-def _save_forms(session: Session, device: str, measured_as: str, pairs: Mapping[Key, Iterable[Pair]]) -> dict[Key, int]:
+def _save_forms(session: Session, device: str, measured_as: str, pairs: Mapping[Form, Iterable[Pair]]) -> dict[Form, int]:
     """Makes known which widths were measured of each form; the forms' numbers."""
     connection, table, digests = session.connection(), _of_table(device, measured_as), {form: _digest(form) for form in pairs}
     known = _forms(connection, table, digests.values())
@@ -153,7 +153,7 @@ def _save_forms(session: Session, device: str, measured_as: str, pairs: Mapping[
     return {form: numbers[digest][0] for form, digest in digests.items()}
 
 
-def _form_row(form: Key, pairs: Iterable[Pair]) -> dict[str, Any]:
+def _form_row(form: Form, pairs: Iterable[Pair]) -> dict[str, Any]:
     shape, setting, quantity = form
     words = {"shape": _words(shape), "setting": _words(setting)}
     return {"quantity": quantity, "digest": _digest(form), "form": words, "widths": Widths(pairs).to_bytes()}
@@ -166,15 +166,15 @@ def _row(number: int, code: int, entry: CostEntry) -> dict[str, Any]:
     return {"place": number << 2 * BITS | code, "form_id": number, "entry": data}
 
 
-def _place(form_number: int, shape: LayerShape) -> int:
-    return form_number << 2 * BITS | encoded((shape.in_channels, shape.out_channels))
+def _place(form_number: int, pair: Pair) -> int:
+    return form_number << 2 * BITS | encoded(pair)
 
 
-def _form(data: Mapping[str, Any], quantity: Any) -> Key:
+def _form(data: Mapping[str, Any], quantity: Any) -> Form:
     return LayerShape(**data["shape"]), Setting(**data["setting"]), quantity
 
 
-def _digest(form: Key) -> str:
+def _digest(form: Form) -> str:
     shape, setting, quantity = form
     words = {"shape": _words(shape), "setting": _words(setting), "quantity": quantity}
     return hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from threading import Lock
 from typing import Generic, TypeVar
@@ -15,18 +16,19 @@ class Memory(Generic[K, V]):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._values: dict[K, V] = {}
+        self._values: OrderedDict[K, V] = OrderedDict()  # whose first key is found at once
         self._lock = Lock()
 
     def those_of(self, keys: Iterable[K]) -> dict[K, V]:
         """The values of the keys that are known."""
         with self._lock:
-            return {key: self._values[key] for key in keys if key in self._values}
+            values = self._values
+            return {key: values[key] for key in keys if key in values}
 
     def kept(self, new: dict[K, V]) -> dict[K, V]:
         """The same values, which are known from now on."""
         with self._lock:
             self._values.update(new)
             for _ in range(len(self._values) - self._size):
-                del self._values[next(iter(self._values))]
+                self._values.popitem(last=False)
         return new

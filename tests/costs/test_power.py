@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +10,8 @@ import pytest
 from costs.families import Network
 from costs.model import Kind
 from costs.power import Power, at_declared_power, power_times_time
-from costs.table import Anchor, Calibration, CostEntry, CostTable, InMemory, Key, Setting, TableCost
+from costs.table import Anchor, Calibration, CostEntry, CostTable, Form, InMemory, Setting, TableCost
+from costs.widths import Pair
 
 ONE = Setting()
 NETWORK = Network("plain", (4, 8), 8, 1, 3)
@@ -56,9 +57,9 @@ def test_no_more_times_are_asked_for_than_energies_are() -> None:
     asked: list[int] = []
 
     class Noting(InMemory):
-        def find(self, keys: Mapping[Key, Key]) -> Mapping[Key, CostEntry]:
-            asked.append(len(keys))
-            return super().find(keys)
+        def find(self, layers: Sequence[tuple[Form, Pair]]) -> Sequence[CostEntry]:
+            asked.append(len(layers))
+            return super().find(layers)
 
         def __iter__(self) -> Iterator[CostEntry]:
             raise AssertionError("all of them were read")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Select, event
 
 from costs.shapes import LayerShape
 from costs.table import Calibration, CostEntry, CostTable, Key, NoCost, Setting, TableCost
@@ -54,9 +55,15 @@ def counted(db: Database) -> Iterator[list[str]]:
         if "SELECT" in statement:
             seen.append(statement)
 
+    def rows(statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
+        seen.append(str(statement))
+        return ask(statement, values)
+
+    ask, db.rows = db.rows, rows  # type: ignore[method-assign]
     event.listen(db.engine, "before_cursor_execute", hear)
     yield seen
     event.remove(db.engine, "before_cursor_execute", hear)
+    db.rows = ask  # type: ignore[method-assign]
 
 
 @pytest.fixture
