@@ -38,7 +38,7 @@ def _cost(value: float, low: float, high: float) -> Document:
 
 
 _SCALE = 1.1
-_ORIGIN = {"scale": _SCALE, "error_percent": 2.0, "meter": "wall_clock", "scope": "process", "kind": "measured"}
+_ORIGIN = {"scale": _SCALE, "per_layer": 0.0, "error_percent": 2.0, "meter": "wall_clock", "scope": "process", "kind": "measured"}
 _ANCHOR = {"name": "plain", "widths": [16], "layer_sum": 0.04, "measured": 0.044, "low": 0.043, "high": 0.045}
 
 DEVICE = "pi-4"
