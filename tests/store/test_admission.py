@@ -50,7 +50,7 @@ def entry(shape: LayerShape, setting: Setting, milliseconds: float, quantity: Co
 
 def measured(spec: JobSpec, growth: float, setting: Setting | None = None) -> CostTable:
     """A table of the spec's network at its seed widths and at ``growth`` times those: every layer costs 0.1 ms, grown 0.2 ms."""
-    setting = setting or Setting(spec.budget.batch_size, spec.budget.threads)
+    setting = setting or Setting(spec.budget.batch_size, spec.budget.threads or 1)
     wiring = seed_network(spec.network, DataShape(8, 1, 10)).wiring()
     large = wiring.shapes(largest_widths(wiring.widths, growth))
     entries = [*(entry(shape, setting, 0.1) for shape in wiring.shapes()), *(entry(shape, setting, 0.2) for shape in large)]
