@@ -39,6 +39,7 @@ BATCH = 32
 NETWORK: dict[str, Any] = {"family": "plain", "widths": [12, 16, 24]}
 IMAGES: dict[str, Any] = {"image_size": 16, "in_channels": 1, "classes": 10}
 MAX_GROWTH = 3
+SAY_EVERY_SECONDS = 15.0
 JOB: dict[str, Any] = {
     "name": "one-spec",
     "data": {"name": "digits", "image_size": IMAGES["image_size"]},
@@ -105,7 +106,11 @@ def _workers(service: Service, folder: Path, client: Client) -> Iterator[None]:
         [sys.executable, "-m", "wattle", "worker", "--device", name, "--threads", str(threads), "--only-profiles"]
         for name, threads in THREADS.items()
     ]
-    environment = {**as_environment(service.settings), "PYTHONPATH": str(Path(__file__).parents[1])}  # they run in the folder
+    environment = {
+        **as_environment(service.settings),
+        "WATTLE_LOG_LEVEL": "WARNING",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }  # they run in the folder
     with started(commands, folder, environment) as processes:
         deadline = time.monotonic() + 120
         while not {each["name"] for each in client.devices() if each["alive"]} >= THREADS.keys():
@@ -118,14 +123,13 @@ def _workers(service: Service, folder: Path, client: Client) -> Iterator[None]:
 def _profiled(client: Client, device: str, seconds: float, console: Console) -> Document:
     """The device, measured; what its worker says meanwhile goes to the console."""
     spec = {**IMAGES, "device": device, "network": NETWORK, "batch_size": BATCH, "max_growth": MAX_GROWTH, "seconds": seconds}
-    said = ""
+    said = 0.0
 
     def say(event: Event) -> None:
         nonlocal said
-        message = str(event.payload.get("message") or "")
-        if event.type == "progress" and message.partition(",")[0] != said:
-            said = message.partition(",")[0]
-            console.print(f"{device}: {message}", style="dim")
+        if event.type == "progress" and (time.monotonic() - said > SAY_EVERY_SECONDS or event.payload.get("phase") == "done"):
+            said = time.monotonic()
+            console.print(f"{device}: {event.payload.get('message', '')}", style="dim")
 
     _ended_well(client.wait(client.profile(spec)["id"], say))
     return client.device(device)

@@ -255,6 +255,31 @@ def test_profile_needs_a_device_and_a_network_that_fits(sqlite: Database) -> Non
     assert admit_profile(spec, sqlite).wiring.widths == WIDTHS
 
 
+def test_threads_are_those_of_the_device_unless_the_spec_says_otherwise(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {"threads": 2})
+    for threads in (1, 2):
+        devices.save_table(sqlite, None, measured(latency(1), 4, Setting(threads=threads)))
+    for given, used in ((None, 2), (1, 1), (2, 2)):
+        admitted = admit(latency(1, threads=given), sqlite, settings)
+        assert (admitted.setting.threads, admitted.spec.budget.threads) == (used, used)
+    with_further = spec_of(further_budgets=[{"cost": "latency_ms", "limit": 1}])
+    assert [budget.threads for budget in admit(with_further, sqlite, settings).spec.budgets] == [2, 2]
+    (problem,) = problems_of(latency(1, batch_size=2), sqlite, settings)
+    assert problem.remedy.endswith("--batch-size 2 --threads 2 --wait")
+    profile = ProfileSpec(network=latency(1).network, image_size=8, in_channels=1, classes=10)
+    assert admit_profile(profile, sqlite).setting == Setting(threads=2)
+    assert admit_profile(profile.model_copy(update={"threads": 1}), sqlite).setting == Setting(threads=1)
+
+
+def test_a_profile_says_whether_somebody_will_measure(sqlite: Database) -> None:
+    profile = ProfileSpec(network=latency(1).network, image_size=8, in_channels=1, classes=10)
+    devices.register(sqlite, "this-host", {})
+    (warning,) = admit_profile(profile, sqlite).warnings
+    assert warning == "no worker of this-host is there; a profile waits until one is: wattle worker --device this-host"
+    devices.keep_alive(sqlite, "this-host", 30)
+    assert admit_profile(profile, sqlite).warnings == ()
+
+
 def test_profile_command_is_read_by_the_command_line() -> None:
     from typer.testing import CliRunner
 
