@@ -20,12 +20,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("service"), pytest.mark.
 
 THREADS = {"one-thread": 1, "two-threads": 2}
 NETWORK = {"family": "plain", "widths": [12, 16]}
-PROFILE = {"network": NETWORK, "image_size": 16, "in_channels": 1, "classes": 10, "batch_size": 32, "max_growth": 3, "seconds": 20}
+PROFILE = {"network": NETWORK, "image_size": 16, "in_channels": 1, "classes": 10, "batch_size": 32, "max_growth": 2, "seconds": 45}
 JOB: dict[str, Any] = {
     "name": "one-spec",
     "data": {"name": "digits", "image_size": 16},
     "network": NETWORK,
-    "growth": {"rounds": 1, "max_growth": 3, "multiple_of": 4, "scoring_samples": 64, "fresh_samples": 32},
+    "growth": {"rounds": 1, "max_growth": 2, "multiple_of": 4, "scoring_samples": 64, "fresh_samples": 32},
     "training": {"epochs_per_round": 0.5, "final_epochs": 0.5},
     "controls": [],
 }
