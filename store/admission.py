@@ -24,7 +24,7 @@ from store.settings import Settings
 from store.spec import BudgetSpec, JobSpec, NetworkSpec, ProfileSpec
 from store.views import UnknownDevice
 
-__all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network"]
+__all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network", "setting_of"]
 
 LoadTable = Callable[[Database, str], CostTable]  # by device name, UnknownDevice if there is none; the server passes one that remembers
 
@@ -88,7 +88,7 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
         )
     ]
     warnings += _growth_warnings(most, network, budgets)
-    return Admission(spec, shape, network, wiring, budgets, known[0], _setting(spec.budget), tuple(dict.fromkeys(warnings)))
+    return Admission(spec, shape, network, wiring, budgets, known[0], setting_of(spec.budget), tuple(dict.fromkeys(warnings)))
 
 
 def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
@@ -163,7 +163,7 @@ def _seed(spec: JobSpec, settings: Settings, problems: list[Problem]) -> tuple[D
 def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTable, problems: list[Problem]) -> CostModel | None:
     """The model that prices the budget's quantity; None, with a problem, where the device can't be asked for it."""
     if budget.cost in EXACT:
-        return cost_model(budget.cost, CostTable(budget.device), _setting(budget))
+        return cost_model(budget.cost, CostTable(budget.device), setting_of(budget))
     try:
         table = load_table(db, budget.device)
     except UnknownDevice:
@@ -174,7 +174,7 @@ def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTa
             problems.append(_no_energy(field, budget))
             return None
         table = at_declared_power(table, budget.declared_watts)
-    return cost_model(budget.cost, table, _setting(budget))
+    return cost_model(budget.cost, table, setting_of(budget))
 
 
 def _no_energy(field: str, budget: BudgetSpec) -> Problem:
@@ -298,7 +298,8 @@ def _with_threads(spec: JobSpec, db: Database) -> JobSpec:
     return spec.model_copy(update={"budget": first, "further_budgets": tuple(further)})
 
 
-def _setting(budget: BudgetSpec) -> Setting:
+def setting_of(budget: BudgetSpec) -> Setting:
+    """How the network is executed whose cost an admitted budget limits."""
     assert budget.threads is not None  # filled in before anything is priced
     return Setting(budget.batch_size, budget.threads)
 
