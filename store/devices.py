@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from costs.table import Calibration, CostTable
@@ -21,7 +21,7 @@ from store.tables import CalibrationRow, DeviceRow
 from store.views import Device, Lease, MeasuredElsewhere, UnknownDevice, differences
 
 _VERSION = select(DeviceRow.table_version).where(DeviceRow.name == bindparam("name"))  # made once: it is part of every answer
-_FINGERPRINT = select(DeviceRow.fingerprint).where(DeviceRow.name == bindparam("name"))
+_FINGERPRINT = select(cast(DeviceRow.fingerprint, Text)).where(DeviceRow.name == bindparam("name"))
 _ALIVE = select(DeviceRow.name).where(DeviceRow.name == bindparam("name"), DeviceRow.alive_until > database_time())
 
 
@@ -64,7 +64,7 @@ def device(db: Database, name: str) -> Device:
 
 def threads(db: Database, name: str) -> int:
     """How many CPU threads an inference has there where nobody says otherwise; 1 on a device that was never registered."""
-    return next((int(found.get("threads", 1)) for (found,) in db.rows(_FINGERPRINT, {"name": name})), 1)
+    return next((int(json.loads(found).get("threads", 1)) for (found,) in db.rows(_FINGERPRINT, {"name": name})), 1)
 
 
 def table_version(db: Database, name: str) -> int:
