@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("splitting", "selection", "latency", "service", "submit", "energy", "lookup")
+NAMES = ("splitting", "selection", "latency", "service", "submit", "energy", "lookup", "devices")
 
 
 def main() -> int:

@@ -144,7 +144,7 @@ def import_table(
 def price_network(known: TheTable, query: NetworkCostQuery) -> NetworkCost:
     """What a network costs on the device, as a whole and layer by layer.  404 where the cost table does not reach it."""
     wiring = seed_network(query.network, DataShape(query.image_size, query.in_channels, query.classes)).wiring()
-    setting, table = Setting(query.batch_size, query.threads), known.table
+    setting, table = _setting(known, query), known.table
     model = cost_model(query.cost, table, setting)
     try:
         calibration = table.calibration(query.cost, setting) if query.cost not in EXACT else None
@@ -154,6 +154,10 @@ def price_network(known: TheTable, query: NetworkCostQuery) -> NetworkCost:
         raise Refusal(404, str(error), [Problem("network", query.network.family, None, remedy, str(error))]) from error
 
 
+def _setting(known: KnownTable, query: ShapeQuery | NetworkCostQuery) -> Setting:
+    return Setting(query.batch_size, query.threads or known.origin.threads)
+
+
 def _warnings(known: KnownTable, wiring: Wiring, model: CostModel) -> list[str]:
     expired = known.origin.expired if isinstance(model, TableCost) else None
     return [*([expired] if expired else []), *calibration_warnings(known.device, wiring, model)]
@@ -161,7 +165,7 @@ def _warnings(known: KnownTable, wiring: Wiring, model: CostModel) -> list[str]:
 
 def _answers(known: KnownTable, queries: Sequence[ShapeQuery]) -> list[CostEntryView | Problem]:
     """The answer to each: counted, or from the table, which is asked once for all."""
-    asked = [(query.shape(), Setting(query.batch_size, query.threads), query.cost) for query in queries]
+    asked = [(query.shape(), _setting(known, query), query.cost) for query in queries]
     found = iter(known.table.entries([key for key in asked if key[2] not in EXACT]))
     expired = known.origin.expired
     return [_counted(known, *key) if key[2] in EXACT else _answer(known, key, next(found), expired) for key in asked]

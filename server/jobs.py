@@ -12,7 +12,7 @@ from server.bodies import SpecRoute, also_yaml
 from server.deps import ID_PATTERN, Service, TheJob, TheService
 from server.problems import Refusal, documented
 from server.views import DryRun, JobPage, JobView, ProfileDryRun
-from store import admission, jobs
+from store import admission, devices, jobs
 from store.queue import GROWTH_QUEUE, profile_queue
 from store.spec import JobSpec, ProfileSpec
 from store.views import Job, JobKind, JobState, Submission
@@ -49,8 +49,8 @@ async def submit_job(spec: JobSpec, service: TheService, dry_run: DryRunFlag = F
         return _answer(DryRun.of(spec.name, spec.budget.limit, await run_in_threadpool(_admitted, spec, service)), 200)
 
     def prepare() -> Submission:
-        _admitted(spec, service)
-        return Submission("growth", spec.name, spec.model_dump(mode="json"), GROWTH_QUEUE, service.settings.max_attempts, key)
+        document = _admitted(spec, service).spec.model_dump(mode="json")
+        return Submission("growth", spec.name, document, GROWTH_QUEUE, service.settings.max_attempts, key)
 
     if spec.data.root is None:
         return _accepted(await service.submissions.submit(prepare))
@@ -71,7 +71,8 @@ def submit_profile(spec: ProfileSpec, service: TheService, dry_run: DryRunFlag =
     if dry_run:
         return _answer(ProfileDryRun.of(spec.name, spec.device, admitted), 200)
     document, queue = spec.model_dump(mode="json"), profile_queue(spec.device)
-    return _accepted(jobs.submit(service.db, "profile", spec.name, document, queue, service.settings.max_attempts, key))
+    job = jobs.submit(service.db, "profile", spec.name, document, queue, service.settings.max_attempts, key)
+    return _accepted(job, _waits_for(job, service))
 
 
 @router.get("/jobs", responses=documented(422))
@@ -90,9 +91,9 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=documented(404, 422))
-def get_job(job: TheJob) -> JobView:
+def get_job(job: TheJob, service: TheService) -> JobView:
     """A job, with its progress."""
-    return JobView.of(job)
+    return JobView.of(job, _waits_for(job, service))
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=documented(403, 404, 409, 422))
@@ -108,8 +109,15 @@ def _admitted(spec: JobSpec, service: Service) -> admission.Admission:
     return admission.admit(spec, service.db, service.settings, service.tables.load)
 
 
-def _accepted(job: Job) -> Response:
-    return _answer(JobView.of(job), 202, {"Location": f"/v1/jobs/{job.id}"})
+def _waits_for(job: Job, service: Service) -> str | None:
+    """A queued profile waits for a worker of its device, and of no other."""
+    if job.state != "queued" or job.kind != "profile":
+        return None
+    return devices.device(service.db, job.spec["device"]).waits_for
+
+
+def _accepted(job: Job, waits_for: str | None = None) -> Response:
+    return _answer(JobView.of(job, waits_for), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 
 def _answer(view: JobView | DryRun | ProfileDryRun, status: int, headers: dict[str, str] | None = None) -> Response:

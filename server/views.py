@@ -70,10 +70,11 @@ class JobView(_View):
     finished_at: datetime | None
     heartbeat_at: datetime | None = Field(description="when its worker was last heard of")
     spec: dict[str, Any]
+    waits_for: str | None = Field(default=None, description="what a queued job waits for, where that is known to be absent; null otherwise")
 
     @classmethod
-    def of(cls, job: Job) -> Self:
-        return cls(**{name: getattr(job, name) for name in cls.model_fields})
+    def of(cls, job: Job, waits_for: str | None = None) -> Self:
+        return cls(**{name: getattr(job, name) for name in cls.model_fields.keys() - {"waits_for"}}, waits_for=waits_for)
 
 
 class JobPage(_View):
@@ -225,11 +226,13 @@ class DeviceView(_View):
     registered_at: datetime
     measured_at: datetime | None
     measured_fingerprint: dict[str, Any] | None = Field(description="what the device was when its table was measured")
+    alive: bool = Field(description="a worker listens for its profile jobs")
+    threads: int = Field(description="CPU threads of an inference, where a spec or a query does not say otherwise")
     expired: str | None = Field(description="what has changed since, so that the table may no longer hold; null: nothing")
 
     @classmethod
     def of(cls, device: Device) -> Self:
-        return cls(**asdict(device), expired=device.expired)
+        return cls(**asdict(device), expired=device.expired, threads=device.threads)
 
 
 class DeviceList(_View):
@@ -260,7 +263,7 @@ class ShapeQuery(BaseModel):
     residual: bool = Field(default=False, description="residual addition fused behind it")
     cost: CostName = Field(default="latency_ms", description="quantity")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
-    threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
+    threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; default: the device's own")
 
     def shape(self) -> LayerShape:
         return LayerShape(*_OF_SHAPES(self))
@@ -363,7 +366,7 @@ class NetworkCostQuery(BaseModel):
     classes: int = Field(ge=2, le=100_000)
     cost: CostName = Field(default="latency_ms", description="quantity")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
-    threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
+    threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; default: the device's own")
 
 
 class LayerCost(_View):

@@ -24,15 +24,17 @@ from store.settings import Settings
 from store.spec import BudgetSpec, JobSpec, NetworkSpec, ProfileSpec
 from store.views import UnknownDevice
 
-__all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network"]
+__all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network", "setting_of"]
 
 LoadTable = Callable[[Database, str], CostTable]  # by device name, UnknownDevice if there is none; the server passes one that remembers
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A job that can run: its seed network, its budgets, what the seed costs in the first, and what the user should know all the same."""
+    """A job that can run: its spec with thread counts filled in, its seed network, its budgets, what the seed costs in the first, and what
+    the user should know all the same."""
 
+    spec: JobSpec
     data: DataShape
     network: Network
     wiring: Wiring
@@ -60,6 +62,7 @@ class ProfileAdmission:
 def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable = devices.load_table) -> Admission:
     """Everything the job needs, or InvalidSpec with every problem found."""
     problems: list[Problem] = []
+    spec = _with_threads(spec, db)
     shape, network = _seed(spec, settings, problems)
     fields = ("budget", *(f"further_budgets.{number}" for number in range(len(spec.further_budgets))))
     asked = list(zip(fields, spec.budgets, strict=True))
@@ -85,7 +88,7 @@ def admit(spec: JobSpec, db: Database, settings: Settings, load_table: LoadTable
         )
     ]
     warnings += _growth_warnings(most, network, budgets)
-    return Admission(shape, network, wiring, budgets, known[0], _setting(spec.budget), tuple(dict.fromkeys(warnings)))
+    return Admission(spec, shape, network, wiring, budgets, known[0], setting_of(spec.budget), tuple(dict.fromkeys(warnings)))
 
 
 def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
@@ -96,13 +99,15 @@ def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
         network = seed_network(spec.network, DataShape(spec.image_size, spec.in_channels, spec.classes))
     except InvalidSpec as error:
         problems += error.problems
+    device = None
     try:
-        devices.device(db, spec.device)
+        device = devices.device(db, spec.device)
     except UnknownDevice:
         problems.append(_unknown_device("device", spec.device, db))
-    if problems or network is None:
+    if problems or network is None or device is None:
         raise InvalidSpec(problems)
-    return ProfileAdmission(network, _wiring(network), Setting(spec.batch_size, spec.threads), ())
+    warnings = (device.waits_for,) if device.waits_for else ()
+    return ProfileAdmission(network, _wiring(network), Setting(spec.batch_size, spec.threads or device.threads), warnings)
 
 
 def seed_network(spec: NetworkSpec, data: DataShape) -> Network:
@@ -158,7 +163,7 @@ def _seed(spec: JobSpec, settings: Settings, problems: list[Problem]) -> tuple[D
 def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTable, problems: list[Problem]) -> CostModel | None:
     """The model that prices the budget's quantity; None, with a problem, where the device can't be asked for it."""
     if budget.cost in EXACT:
-        return cost_model(budget.cost, CostTable(budget.device), _setting(budget))
+        return cost_model(budget.cost, CostTable(budget.device), setting_of(budget))
     try:
         table = load_table(db, budget.device)
     except UnknownDevice:
@@ -169,7 +174,7 @@ def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTa
             problems.append(_no_energy(field, budget))
             return None
         table = at_declared_power(table, budget.declared_watts)
-    return cost_model(budget.cost, table, _setting(budget))
+    return cost_model(budget.cost, table, setting_of(budget))
 
 
 def _no_energy(field: str, budget: BudgetSpec) -> Problem:
@@ -218,11 +223,12 @@ def _meter(model: CostModel) -> str | None:
 def profile_command(budget: BudgetSpec, network: Network, max_growth: float, meter: str | None = None) -> str:
     """The command that measures what this job needs; with a meter, energy too."""
     widths, norm = ",".join(map(str, network.widths)), "" if network.norm else "--no-norm "
+    threads = f"--threads {budget.threads} " if budget.threads else ""
     energy = f"--meter {meter} " if meter else ""
     return (
         f"wattle profile --device {budget.device} --family {network.family} --widths {widths} --activation {network.activation} {norm}"
         f"--image-size {network.image_size} --in-channels {network.in_channels} --classes {network.classes} "
-        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} --threads {budget.threads} {energy}--wait"
+        f"--max-growth {max_growth:g} --batch-size {budget.batch_size} {threads}{energy}--wait"
     )
 
 
@@ -286,7 +292,15 @@ def _growth_warnings(most: float, network: Network, budgets: Sequence[Budget]) -
     return short
 
 
-def _setting(budget: BudgetSpec) -> Setting:
+def _with_threads(spec: JobSpec, db: Database) -> JobSpec:
+    """Where a budget names no thread count, its device's own: what is stored and reported says what was priced."""
+    first, *further = (one if one.threads else one.model_copy(update={"threads": devices.threads(db, one.device)}) for one in spec.budgets)
+    return spec.model_copy(update={"budget": first, "further_budgets": tuple(further)})
+
+
+def setting_of(budget: BudgetSpec) -> Setting:
+    """How the network is executed whose cost an admitted budget limits."""
+    assert budget.threads is not None  # filled in before anything is priced
     return Setting(budget.batch_size, budget.threads)
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Text, bindparam, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from costs.table import Calibration, CostTable
@@ -21,6 +21,8 @@ from store.tables import CalibrationRow, DeviceRow
 from store.views import Device, Lease, MeasuredElsewhere, UnknownDevice, differences
 
 _VERSION = select(DeviceRow.table_version).where(DeviceRow.name == bindparam("name"))  # made once: it is part of every answer
+_FINGERPRINT = select(cast(DeviceRow.fingerprint, Text)).where(DeviceRow.name == bindparam("name"))
+_ALIVE = select(DeviceRow.name).where(DeviceRow.name == bindparam("name"), DeviceRow.alive_until > database_time())
 
 
 def register(db: Database, name: str, fingerprint: dict[str, Any]) -> Device:
@@ -42,6 +44,12 @@ def register(db: Database, name: str, fingerprint: dict[str, Any]) -> Device:
         return _view(session, name)
 
 
+def keep_alive(db: Database, name: str, seconds: float) -> None:
+    """Say that a worker listens for the device's profile jobs, and will for so many more seconds; 0: that it leaves."""
+    with db.transaction() as session:
+        session.execute(update(DeviceRow).where(DeviceRow.name == name).values(alive_until=database_time(seconds)))
+
+
 def all_devices(db: Database) -> list[Device]:
     """All devices, by name."""
     with db.reading() as session:
@@ -52,6 +60,11 @@ def device(db: Database, name: str) -> Device:
     """One device.  UnknownDevice if it was never registered."""
     with db.reading() as session:
         return _view(session, name)
+
+
+def threads(db: Database, name: str) -> int:
+    """How many CPU threads an inference has there where nobody says otherwise; 1 on a device that was never registered."""
+    return next((int(json.loads(found).get("threads", 1)) for (found,) in db.rows(_FINGERPRINT, {"name": name})), 1)
 
 
 def table_version(db: Database, name: str) -> int:
@@ -136,6 +149,7 @@ def _view(session: Session, name: str) -> Device:
     return Device(
         row.name, row.fingerprint, row.table_version, entries.count(connection, name, measured_as),
         _calibration_count(connection, name, measured_as), row.registered_at, row.measured_at, row.measured_fingerprint,
+        session.scalar(_ALIVE, {"name": name}) is not None,
     )  # fmt: skip
 
 

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address the server listens on; loopback only")
     port: int = Field(default=8765, ge=0, le=65535, description="port the server listens on; 0: any free port")
     device: DeviceName = Field(default="this-host", description="device whose profile jobs this worker takes")
+    device_threads: int = Field(
+        default=1, ge=1, le=256, description="CPU threads of an inference on this worker's device, where a spec does not say otherwise"
+    )
     energy_window_seconds: float = Field(
         default=5,
         ge=0.1,

@@ -182,7 +182,7 @@ class BudgetSpec(_Spec):
     limit: float = Field(gt=0, description="largest allowed value, in the unit of the quantity (ms, mJ, MACs, parameters)")
     device: Name = Field(default="this-host", description="device whose cost table prices latency and energy")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference for which latency or energy is limited")
-    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of the inference")
+    threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads of the inference; default: the device's own")
     declared_watts: float | None = Field(
         default=None,
         gt=0,
@@ -197,7 +197,7 @@ class BudgetSpec(_Spec):
         return self
 
 
-_EXACT_SETTING = {"device": "this-host", "batch_size": 1, "threads": 1}  # counts are the same in every setting
+_EXACT_SETTING = {"device": "this-host", "batch_size": 1, "threads": None}  # counts are the same in every setting
 
 
 class TrainingSpec(_Spec):
@@ -291,7 +291,7 @@ class ProfileSpec(_Spec):
     classes: int = Field(ge=2, le=100_000, description="number of classes")
     max_growth: float = Field(default=4.0, gt=1, le=64, description="measure widths up to this multiple of the seed's")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
-    threads: int = Field(default=1, ge=1, le=256, description="CPU threads")
+    threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; default: the device's own")
     seconds: float = Field(default=60, gt=0, le=86_400, description="time budget for measuring latency")
     meter: MeterName | None = Field(
         default=None, description="also measure energy, with this meter of the device; `wattle doctor` says which work there"

@@ -188,7 +188,8 @@ class ArtifactRow(Base):
 
 class DeviceRow(Base):
     """A device that was profiled, or is about to be.  ``table_version`` grows with each change of its cost table, and of the device
-    under it.  The table in use is the one that was measured as ``measured_fingerprint``."""
+    under it.  The table in use is the one that was measured as ``measured_fingerprint``.  ``alive_until`` moves on as long as a worker
+    listens for its profile jobs."""
 
     __tablename__ = "devices"
 
@@ -198,6 +199,7 @@ class DeviceRow(Base):
     registered_at: Mapped[datetime] = mapped_column(default=database_time())
     measured_at: Mapped[datetime | None]
     measured_fingerprint: Mapped[dict[str, Any] | None] = mapped_column(JsonData)
+    alive_until: Mapped[datetime | None]
 
 
 class CostFormRow(Base):

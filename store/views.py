@@ -179,7 +179,7 @@ class Ring:
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device, and how much its cost table holds.  ``fingerprint`` is what it is now, ``measured_fingerprint`` what it was when its table
-    was measured: where they differ, the table's numbers are those of another machine."""
+    was measured: where they differ, the table's numbers are those of another machine.  ``alive``: a worker listens for its profile jobs."""
 
     name: str
     fingerprint: dict[str, Any]
@@ -189,6 +189,19 @@ class Device:
     registered_at: datetime
     measured_at: datetime | None
     measured_fingerprint: dict[str, Any] | None
+    alive: bool = False
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of an inference there, where nobody says otherwise."""
+        return int(self.fingerprint.get("threads", 1))
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why a profile of it would not start now; None where a worker listens for it."""
+        if self.alive:
+            return None
+        return f"no worker of {self.name} is there; a profile waits until one is: wattle worker --device {self.name}"
 
     @property
     def expired(self) -> str | None:

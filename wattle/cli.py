@@ -30,7 +30,7 @@ JobId = Annotated[str, typer.Argument(help="Job id, as printed by `wattle submit
 Wait = Annotated[bool, typer.Option("--wait", metavar="", help="Follow the job until it ends; the exit code says how.")]
 Spec = Annotated[Path | None, typer.Option("--spec", help="Take network, image size and setting from this job spec.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="Device to ask about. (default: this-host, or the device of --spec)")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the inference. (default: 1)", min=1)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the inference. (default: the device's own)", min=1)]
 BatchSize = Annotated[int | None, typer.Option(help="Images per inference. (default: 1)", min=1)]
 Family = Annotated[str | None, typer.Option(help="Network family: mobilenet_v1, mobilenet_v2 or plain.")]
 Widths = Annotated[str | None, typer.Option(help="All widths, one per channel group: 8,8,16,...")]
@@ -91,11 +91,15 @@ def demo(
 @answering
 def worker(
     device: Annotated[str, typer.Option("--device", help="Name under which this machine's measurements are kept.")] = "this-host",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of an inference on this device. (default: 1)", min=1, max=256)] = None,
+    only_profiles: Annotated[bool, typer.Option("--only-profiles", metavar="", help="Take no growth jobs: others train.")] = False,
 ) -> Answer:
     """Run a worker in this machine's name: it takes growth jobs, and the profile jobs of its device.  Settings: WATTLE_*."""
     command = [sys.executable, "-m", "worker", "--device", device]
+    command += ["--threads", str(threads)] if threads is not None else []
+    command += ["--only-profiles"] if only_profiles else []
     # in place of this process, so that signals reach the worker itself
-    become = partial(os.execv, command[0], command)
+    become = partial(os.execve, command[0], command, {**connection.broker_here(), **os.environ})
     return Answer({"device": device, "command": command}, Text(f"worker for {device}"), then=become)
 
 
@@ -227,12 +231,16 @@ def devices() -> Answer:
     """List devices and their cost tables."""
     with connection.connect() as client:
         found = [client.device(entry["name"]) for entry in client.devices()]
-    columns = ("device", "processor", "cost entries", "measured at", Column("mean error, whole networks", no_wrap=True))
+    columns = (
+        "device", "worker", "processor", "threads", "cost entries", "measured at", Column("mean error, whole networks", no_wrap=True)
+    )  # fmt: skip
     table = Table(*columns, box=None, pad_edge=False)
     for entry in found:
         measured = str(entry["measured_at"] or "never: wattle profile")
         errors = "\n".join(map(_calibration_words, entry["calibrated"]))
-        table.add_row(entry["name"], str(entry["fingerprint"].get("cpu", "")), str(entry["entries"]), measured, errors)
+        worker = Text("alive", "green") if entry["alive"] else Text("gone", "yellow")
+        processor = str(entry["fingerprint"].get("cpu", ""))
+        table.add_row(entry["name"], worker, processor, str(entry["threads"]), str(entry["entries"]), measured, errors)
     return Answer({"devices": found}, table if found else Text("no devices: start a worker with `wattle worker --device this-host`"))
 
 
@@ -274,7 +282,8 @@ def cost(
         axis, asked, sizes = _sizes(in_channels, out_channels, depthwise, groups)
         shape = {
             "op": op, "kernel": kernel, "stride": stride, "height": height, "width": width, "norm": norm, "activation": activation,
-            "residual": residual, "batch_size": batch_size or 1, "threads": threads or 1, "cost": quantity or "latency_ms",
+            "residual": residual, "batch_size": batch_size or 1, "cost": quantity or "latency_ms",
+            **({"threads": threads} if threads is not None else {}),
         }  # fmt: skip
         if len(sizes) == 1:
             document = client.cost(device or "this-host", **shape, **sizes[0])
@@ -349,7 +358,8 @@ def _needed(option: str, value: Any) -> Any:
 
 
 def _submitted_text(job: Document) -> Text:
-    return Text(f"{job['id']} {job['state']}: wattle watch {job['id']}")
+    waits = f"; {job['waits_for']}" if job.get("waits_for") else ""
+    return Text(f"{job['id']} {job['state']}: wattle watch {job['id']}{waits}")
 
 
 def _dry_run_text(document: Document) -> Group:

@@ -1,4 +1,4 @@
-"""Which server the commands talk to."""
+"""Which server the commands talk to, and which broker a worker of this folder listens to."""
 
 from __future__ import annotations
 
@@ -17,3 +17,12 @@ def connect() -> Client:
     found = settings()
     state = read_state(found.data_dir)
     return Client(state["url"] if state else f"http://{found.host}:{found.port}")
+
+
+def broker_here() -> dict[str, str]:
+    """The environment by which a worker joins the service that runs on this data folder; empty where none does."""
+    from wattle.specs import settings
+    from wattle.state import read_state
+
+    state = read_state(settings().data_dir)
+    return {"WATTLE_BROKER_URL": state["broker_url"]} if state else {}

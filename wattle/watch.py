@@ -112,6 +112,8 @@ def words(job: Document) -> list[str]:
         found.append(f"{job.get('cause') or 'because'}: {job.get('message') or ''}")
     if job["state"] == "queued" and job.get("attempt"):
         found.append(f"attempt {job['attempt']} ended early, waiting for a worker")
+    if job["state"] == "queued" and job.get("waits_for"):
+        found.append(str(job["waits_for"]))
     if progress.get("phase") not in (None, "done"):
         found.append(str(progress["phase"]))
     if (run := progress.get("run")) and progress.get("phase") in TRAINING_PHASES:

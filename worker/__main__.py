@@ -1,7 +1,7 @@
 """Start a worker: ``python -m worker --device this-host``.
 
-It takes growth jobs, and the profile jobs of its device, one at a time, each in a child process of its own.  SIGTERM makes it save
-a checkpoint, give the job back to the queue, and leave.
+It takes growth jobs, and the profile jobs of its device, one at a time, each in a child process of its own; ``--only-profiles`` leaves
+training to other machines.  SIGTERM makes it save a checkpoint, give the job back to the queue, and leave.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import os
 import socket
 import subprocess
 import sys
+from typing import Any
 
 from store import devices
 from store.database import Database
 from store.queue import GROWTH_QUEUE, celery_app, profile_queue
 from store.settings import Settings
+from worker.pulse import register_pulse
 from worker.tasks import register_task
 
 # Kernels that oneDNN keeps compiled.  A growing network meets many shapes; at the default of 1024 it would compile again and again.
@@ -27,16 +29,23 @@ ONEDNN_CACHE = "16384"
 def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     settings = Settings()
-    options = _parse(arguments, settings.device)
-    settings = settings.model_copy(update={"device": options.device})
+    options = _parse(arguments, settings)
+    settings = settings.model_copy(update={"device": options.device, "device_threads": options.threads})
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    found = fingerprint(settings.device_threads)
+    if not 1 <= settings.device_threads <= found["cores"]:
+        sys.exit(f"threads is {settings.device_threads}; this process may use {found['cores']} cores: give --threads 1 to {found['cores']}")
     db = Database(settings.database)
     db.check_revision()
-    devices.register(db, settings.device, fingerprint())
+    devices.register(db, settings.device, found)
     db.close()  # the pool forks from here on: no open connection may cross
     app = celery_app(settings)
     register_task(app, settings)
-    queues = options.queues.split(",") if options.queues else [GROWTH_QUEUE, profile_queue(settings.device)]
+    queues = options.queues.split(",") if options.queues else [profile_queue(settings.device)]
+    if not (options.queues or options.only_profiles):
+        queues.append(GROWTH_QUEUE)
+    if profile_queue(settings.device) in queues:
+        register_pulse(app, settings)
     worker = app.Worker(
         hostname=f"{settings.device}-{os.getpid()}@{socket.gethostname()}",
         pool="prefork", concurrency=1, queues=queues, loglevel=settings.log_level,
@@ -46,17 +55,24 @@ def main(arguments: list[str] | None = None) -> int:
     return int(worker.exitcode or 0)
 
 
-def fingerprint() -> dict[str, object]:
+def fingerprint(threads: int) -> dict[str, Any]:
     """What this machine is.  Asked in a process of its own, so that torch never enters the one that forks."""
-    code = "import json; from profiler.device import fingerprint; print(json.dumps(fingerprint(threads=1)))"
+    code = f"import json; from profiler.device import fingerprint; print(json.dumps(fingerprint({threads})))"
     answer = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
     return dict(json.loads(answer.stdout))
 
 
-def _parse(arguments: list[str] | None, device: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m worker", description="Run Wattle's jobs on this machine.")
-    parser.add_argument("--device", default=device, help=f"name under which this machine's measurements are kept (default: {device})")
-    parser.add_argument("--queues", help="comma-separated queues (default: growth,profile.DEVICE)")
+def _parse(arguments: list[str] | None, settings: Settings) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Run Wattle's jobs on this machine.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--device", default=settings.device, help="name under which this machine's measurements are kept")
+    parser.add_argument("--threads", type=int, default=settings.device_threads, help="CPU threads of an inference on this device")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only-profiles", action="store_true", help="take no growth jobs")
+    which.add_argument("--queues", help="comma-separated queues (None: profile.DEVICE,growth)")
     return parser.parse_args(arguments)
 
 

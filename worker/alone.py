@@ -150,7 +150,7 @@ def _budgets(spec: JobSpec, path: Path | None) -> list[Budget]:
 
 def _prices(budget: BudgetSpec, path: Path | None) -> CostModel:
     """Exact counts, or those of the cost table in a file.  ValueError where a table is needed and none is given."""
-    setting = Setting(budget.batch_size, budget.threads)
+    setting = Setting(budget.batch_size, budget.threads or 1)  # no device is there to be asked for its own
     if budget.cost in EXACT:
         return cost_model(budget.cost, CostTable(budget.device), setting)
     if path is None:

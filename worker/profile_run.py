@@ -33,7 +33,7 @@ def run_profile(attempt: Attempt) -> None:
     arguments = (admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds)
     kept = ReadingsFile(
         path=attempt.settings.job_dir(attempt.job_id) / "readings.json",
-        plan={"spec": attempt.lease.job.spec, "fingerprint": fingerprint(spec.threads)},
+        plan={"spec": attempt.lease.job.spec, "fingerprint": fingerprint(admitted.setting.threads)},
     )
     try:
         profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop, energy=energy, kept=kept)

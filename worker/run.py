@@ -53,6 +53,7 @@ def run_growth(attempt: Attempt) -> None:
     torch.set_num_threads(spec.training.threads)
     tables = _tables_of_first_attempt(attempt, spec.budget.device)
     admitted = admit(spec, attempt.db, attempt.settings, tables)
+    spec = admitted.spec
     here, first_attempt = attempt.device, attempt.lease.attempt == 1
     checked = check_tables(spec.budgets, here, lambda: tables(attempt.db, here), refuse=first_attempt)
     sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)

@@ -15,6 +15,7 @@ from costs.model import EXACT
 from costs.table import CostTable, Setting
 from profiler.drift import Drift, measure_drift
 from profiler.timing import NoResult
+from store.admission import setting_of
 from store.spec import BudgetSpec
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def check_tables(budgets: Iterable[BudgetSpec], here: str, table: Callable[[], C
     Nothing for counted costs, and for devices elsewhere.
     """
     asked = [budget for budget in budgets if budget.cost not in EXACT and budget.device == here]
-    settings = dict.fromkeys(Setting(budget.batch_size, budget.threads) for budget in asked)
+    settings = dict.fromkeys(setting_of(budget) for budget in asked)
     return [_checked(table(), setting, refuse) for setting in settings]
 
 

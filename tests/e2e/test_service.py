@@ -84,6 +84,10 @@ def test_profile_grow_report(client: httpx.Client) -> None:
     assert names == {"network.safetensors", "report.json", "spec.json", "costs.json"}
 
 
+def test_the_device_is_alive_while_its_worker_listens(client: httpx.Client) -> None:
+    wait_for(lambda: client.get("/v1/devices/this-host").json()["alive"])
+
+
 def test_a_killed_server_is_back_by_itself(service: Service, client: httpx.Client) -> None:
     before = service.pids["server"]
     os.kill(before, signal.SIGKILL)

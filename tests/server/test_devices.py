@@ -42,6 +42,16 @@ def test_devices_and_what_was_measured(client: TestClient, measured: CostTable) 
     ]  # fmt: skip
 
 
+def test_threads_are_the_devices_own_unless_the_question_says_otherwise(client: TestClient, db: Database) -> None:
+    devices.register(db, "two", {"threads": 2})
+    answer = client.get("/v1/devices/two").json()
+    assert (answer["threads"], answer["alive"]) == (2, False)
+    for given, used in (({}, 2), ({"threads": 1}, 1)):
+        refused = client.get("/v1/devices/two/costs", params={**STEM, **given}).json()
+        assert f"(batch 1, {used} thread" in refused["detail"]
+        assert f"batch 1, {used} thread" in client.post("/v1/devices/two/costs:network", json={**NETWORK, **given}).json()["detail"]
+
+
 def test_unknown_device(client: TestClient) -> None:
     for response in (client.get("/v1/devices/moon"), client.get("/v1/devices/moon/costs", params=STEM)):
         assert response.status_code == 404

@@ -205,4 +205,7 @@ def test_profile_is_a_job_of_its_device(client: TestClient, db: Database) -> Non
     assert client.post("/v1/profiles?dry_run=true", json=PROFILE).json()["units"] == 6
     job = client.post("/v1/profiles", json=PROFILE).json()
     assert (job["kind"], job["queue"]) == ("profile", "profile.this-host")
+    assert "wattle worker --device this-host" in job["waits_for"], "its worker registered, and does not listen"
     assert client.get(f"/v1/jobs/{job['id']}").json() == job
+    devices.keep_alive(db, "this-host", 30)
+    assert client.get(f"/v1/jobs/{job['id']}").json() == {**job, "waits_for": None}

@@ -341,7 +341,7 @@ def test_cancel_form(client: TestClient, submit: Callable[..., str], db: Databas
 
 
 def test_devices(read: Callable[..., str], measured: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "this-host" in read("/devices")
+    assert "gone: run wattle worker --device this-host" in read("/devices")
     shown = read("/devices/this-host")
     assert "Latency, batch 1, 1 thread: scale 1.500, error 2.0 %" in shown
     assert "0.7000 ms" in shown

@@ -50,7 +50,7 @@ def entry(shape: LayerShape, setting: Setting, milliseconds: float, quantity: Co
 
 def measured(spec: JobSpec, growth: float, setting: Setting | None = None) -> CostTable:
     """A table of the spec's network at its seed widths and at ``growth`` times those: every layer costs 0.1 ms, grown 0.2 ms."""
-    setting = setting or Setting(spec.budget.batch_size, spec.budget.threads)
+    setting = setting or Setting(spec.budget.batch_size, spec.budget.threads or 1)
     wiring = seed_network(spec.network, DataShape(8, 1, 10)).wiring()
     large = wiring.shapes(largest_widths(wiring.widths, growth))
     entries = [*(entry(shape, setting, 0.1) for shape in wiring.shapes()), *(entry(shape, setting, 0.2) for shape in large)]
@@ -253,6 +253,31 @@ def test_profile_needs_a_device_and_a_network_that_fits(sqlite: Database) -> Non
     devices.register(sqlite, "this-host", {})
     spec = ProfileSpec.model_validate({"network": SPEC["network"], **shape})
     assert admit_profile(spec, sqlite).wiring.widths == WIDTHS
+
+
+def test_threads_are_those_of_the_device_unless_the_spec_says_otherwise(sqlite: Database, settings: Settings) -> None:
+    devices.register(sqlite, "this-host", {"threads": 2})
+    for threads in (1, 2):
+        devices.save_table(sqlite, None, measured(latency(1), 4, Setting(threads=threads)))
+    for given, used in ((None, 2), (1, 1), (2, 2)):
+        admitted = admit(latency(1, threads=given), sqlite, settings)
+        assert (admitted.setting.threads, admitted.spec.budget.threads) == (used, used)
+    with_further = spec_of(further_budgets=[{"cost": "latency_ms", "limit": 1}])
+    assert [budget.threads for budget in admit(with_further, sqlite, settings).spec.budgets] == [2, 2]
+    (problem,) = problems_of(latency(1, batch_size=2), sqlite, settings)
+    assert problem.remedy.endswith("--batch-size 2 --threads 2 --wait")
+    profile = ProfileSpec(network=latency(1).network, image_size=8, in_channels=1, classes=10)
+    assert admit_profile(profile, sqlite).setting == Setting(threads=2)
+    assert admit_profile(profile.model_copy(update={"threads": 1}), sqlite).setting == Setting(threads=1)
+
+
+def test_a_profile_says_whether_somebody_will_measure(sqlite: Database) -> None:
+    profile = ProfileSpec(network=latency(1).network, image_size=8, in_channels=1, classes=10)
+    devices.register(sqlite, "this-host", {})
+    (warning,) = admit_profile(profile, sqlite).warnings
+    assert warning == "no worker of this-host is there; a profile waits until one is: wattle worker --device this-host"
+    devices.keep_alive(sqlite, "this-host", 30)
+    assert admit_profile(profile, sqlite).warnings == ()
 
 
 def test_profile_command_is_read_by_the_command_line() -> None:

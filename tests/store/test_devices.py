@@ -69,6 +69,35 @@ def test_devices_keep_apart(db: Database) -> None:
         devices.load_table(db, "this-host").entry(CONV, SETTING, "latency_ms")
 
 
+def test_a_device_is_alive_while_its_worker_says_so(db: Database) -> None:
+    assert not devices.register(db, "pi-4", FINGERPRINT).alive, "it was registered, and has not listened yet"
+    devices.register(db, "another", FINGERPRINT)
+    devices.keep_alive(db, "pi-4", 30)
+    assert {device.name: device.alive for device in devices.all_devices(db)} == {"another": False, "pi-4": True}
+    assert devices.register(db, "pi-4", FINGERPRINT).waits_for is None
+    devices.keep_alive(db, "pi-4", 0)
+    gone = devices.device(db, "pi-4")
+    assert not gone.alive
+    assert gone.waits_for == "no worker of pi-4 is there; a profile waits until one is: wattle worker --device pi-4"
+    devices.keep_alive(db, "pi-4", -1)
+    assert not devices.device(db, "pi-4").alive
+
+
+def test_threads_are_the_devices_own(db: Database) -> None:
+    devices.register(db, "pi-4", {**FINGERPRINT, "threads": 4})
+    devices.register(db, "silent", FINGERPRINT)
+    for name, threads in (("pi-4", 4), ("silent", 1)):
+        assert (devices.threads(db, name), devices.device(db, name).threads) == (threads, threads)
+    assert devices.threads(db, "unknown") == 1
+
+
+def test_other_threads_make_it_another_device(db: Database) -> None:
+    devices.register(db, "pi-4", {**FINGERPRINT, "threads": 1})
+    devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0)]))
+    changed = devices.register(db, "pi-4", {**FINGERPRINT, "threads": 2})
+    assert "threads was 1, is 2" in str(changed.expired)
+
+
 def test_registering_again_renews_the_fingerprint_and_keeps_the_table(db: Database) -> None:
     devices.register(db, "pi-4", FINGERPRINT)
     devices.save_table(db, None, CostTable("pi-4", [entry(CONV, 1.0)]))

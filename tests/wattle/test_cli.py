@@ -22,7 +22,9 @@ SHAPE = {
 SETTING = {"batch_size": 32, "threads": 1, "dtype": "float32", "layout": "contiguous"}
 
 
-DEVICE = {"name": "this-host", "fingerprint": {}, "entries": 9, "measured_at": "2026-01-01T00:00:00+00:00"}
+DEVICE = {
+    "name": "this-host", "fingerprint": {}, "entries": 9, "measured_at": "2026-01-01T00:00:00+00:00", "alive": True, "threads": 1,
+}  # fmt: skip
 
 
 def job(state: str = "succeeded", **more: Any) -> dict[str, Any]:

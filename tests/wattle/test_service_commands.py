@@ -79,7 +79,7 @@ def test_demo_leaves_the_users_service_alone(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_worker_says_what_it_becomes(tmp_path: Path) -> None:
-    process = start("worker", "--device", "bench", "--json", folder=tmp_path)
+    process = start("worker", "--device", "bench", "--threads", "1", "--only-profiles", "--json", folder=tmp_path)
     out, _ = process.communicate()  # there is no database here: it ends at once
-    assert json.loads(out)["command"][1:] == ["-m", "worker", "--device", "bench"]
+    assert json.loads(out)["command"][1:] == ["-m", "worker", "--device", "bench", "--threads", "1", "--only-profiles"]
     assert process.returncode != 0

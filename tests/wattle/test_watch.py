@@ -40,6 +40,13 @@ def test_profile_says_what_it_measures() -> None:
     assert "about 0:48 left" in text_of(picture({**JOB, "progress": progress}))
 
 
+def test_a_profile_without_a_worker_says_what_it_waits_for() -> None:
+    queued = {**JOB, "kind": "profile", "state": "queued", "attempt": 0, "waits_for": "no worker of pi-4 is there"}
+    assert words(queued) == ["digits", "queued", "no worker of pi-4 is there"]
+    apply(queued, Event("7", "state", {"state": "running"}))
+    assert words(queued) == ["digits", "running"]
+
+
 def test_controls_are_named() -> None:
     assert "control cost only" in words({**JOB, "progress": {"run": "cost_only"}})
 

@@ -32,7 +32,7 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> list[float | Exception]:
 
 
 def checked(*budgets: dict[str, Any], refuse: bool = True) -> list[dict[str, Any]]:
-    return check_tables([BudgetSpec(**budget) for budget in budgets], HERE, lambda: CostTable(HERE), refuse)
+    return check_tables([BudgetSpec(**{"threads": 1, **budget}) for budget in budgets], HERE, lambda: CostTable(HERE), refuse)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.99 * WARN, 1.01 / WARN])
