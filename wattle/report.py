@@ -30,7 +30,7 @@ def render(report: Document, where: str | None = None) -> RenderableType:
         results_table(report),
         *([paired_table(report)] if seeds(report) > 1 else []),
         rounds_table(report["rounds"]),
-        *([used_table(report["used"]), used_words(report["used"])] if "used" in report else []),  # absent from older reports
+        *([_used(report["used"])] if "used" in report else []),  # absent from reports of versions before it
         Panel(Text(str(report["verdict"]["sentence"])), title="Verdict", width=80),
     ]
     chosen = report.get("delivered")  # absent from reports of versions before it
@@ -159,6 +159,10 @@ def _outcome(entry: Mapping[str, Any], added: int) -> str:
     if entry["rolled_back"]:
         return f"rolled back: {entry['reason']}"
     return "kept" if added else f"nothing added: {entry['reason']}"
+
+
+def _used(used: Document) -> RenderableType:
+    return Group(used_table(used), used_words(used))
 
 
 def used_table(used: Document) -> Table:
