@@ -15,7 +15,8 @@ DeviceName = Annotated[str, StringConstraints(min_length=1, max_length=80, patte
 class Settings(BaseSettings):
     """All settings.  Constructing it reads the environment; a value out of range is a ValidationError (a ValueError)."""
 
-    model_config = SettingsConfigDict(env_prefix="WATTLE_", frozen=True, extra="forbid")
+    # a parent hands its settings on as text, those that are absent as "None"
+    model_config = SettingsConfigDict(env_prefix="WATTLE_", env_parse_none_str="None", frozen=True, extra="forbid")
 
     data_dir: Path = Field(default=Path(".wattle"), description="folder of the database, artifacts, logs and checkpoints")
     data_root: Path = Field(default=Path("."), description="folder that holds all data sets; a spec can't name a folder outside it")

@@ -1,7 +1,7 @@
 """The account of one attempt: seconds and joules by phase, kept in a file of its own beside the job's checkpoints.
 
 What was used is counted, also what a crash threw away: accounts are not rewound with checkpoints, and nothing that a run computes depends
-on them.  The file is written anew at each change of phase, at the end, and about every second between; a process that is killed takes
+on them.  The file is written anew at each change of phase, at the end, and about every 5 seconds between; a process that is killed takes
 what came after that with it, and ``worker.used`` says so.  Starting Python and torch comes before, and is not counted.
 """
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # advice: the sizes that a seed is held against.  training: of what is delivered, evaluations included.  scoring: searching and adding
 # channels to it.  controls: all of their runs.  profiling: measuring layers or whole networks.
 Phase = Literal["loading", "advice", "training", "scoring", "controls", "profiling", "report"]
-WRITE_SECONDS = 1.0
+WRITE_SECONDS = 5.0  # writing takes 3 ms on a busy disk
 
 _PHASES: Mapping[str, Phase] = {
     "loading": "loading",

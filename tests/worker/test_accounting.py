@@ -110,10 +110,10 @@ def test_attempts_add_up(tmp_path: Path, clock: Clock) -> None:
 
 def test_a_killed_attempt_keeps_what_it_had_written_and_the_rest_is_said_to_be_missing(tmp_path: Path, clock: Clock) -> None:
     killed = account_of(tmp_path, clock)
-    spend(killed, clock, ("training", 1.5), ("training", 0.9), ("training", 0.0))  # 0.9 s are too few to write for
+    spend(killed, clock, ("training", 5.5), ("training", 0.9), ("training", 0.0))  # 0.9 s are too few to write for
     (tmp_path / "attempt-2.json").write_text("")  # the machine went down with it
     found = account_of(tmp_path, clock, number=3).used()
-    assert seconds(found)["training"] == pytest.approx(1.5)
+    assert seconds(found)["training"] == pytest.approx(5.5)
     assert "attempt 1 was killed: what it used after 20" in found["missing"][0]
     assert found["missing"][1] == "attempt 2 left no account: what it used is not counted"
 
