@@ -61,7 +61,9 @@ class JobView(_View):
     desired: Desire
     attempt: int
     max_attempts: int
-    progress: dict[str, Any] = Field(description="phase, run, round, step, overall_fraction, loss, cost, ... as the worker last said")
+    progress: dict[str, Any] = Field(
+        description="phase, run, round, step, overall_fraction, loss, cost, ... as the worker last said; `used` when an attempt has ended"
+    )
     cause: Cause | None = Field(description="why it failed, in a word")
     message: str | None = Field(description="why it failed, in a sentence")
     worker: str | None = Field(description="who works on it; null unless it runs")

@@ -20,7 +20,7 @@ _PHASES = {
     "report": "writing the report",
 }  # fmt: skip
 _QUANTITIES = {"latency_ms": "latency", "energy_mj": "energy", "macs": "MACs", "params": "parameters"}
-_KINDS = {"estimated:power_x_time": "estimated: power × time"}
+_KINDS = {"estimated:power_x_time": "estimated: power × time", "estimated:stated_factor": "estimated: energy × stated factor"}
 _OUTCOMES = {
     "filled": "filled by cost alone", "no_reliable_gain": "no reliable gain", "no_gain": "no gain in sight",
     "budget": "no room in the budget", "widest": "at full width",

@@ -15,7 +15,8 @@ DeviceName = Annotated[str, StringConstraints(min_length=1, max_length=80, patte
 class Settings(BaseSettings):
     """All settings.  Constructing it reads the environment; a value out of range is a ValidationError (a ValueError)."""
 
-    model_config = SettingsConfigDict(env_prefix="WATTLE_", frozen=True, extra="forbid")
+    # a parent hands its settings on as text, those that are absent as "None"
+    model_config = SettingsConfigDict(env_prefix="WATTLE_", env_parse_none_str="None", frozen=True, extra="forbid")
 
     data_dir: Path = Field(default=Path(".wattle"), description="folder of the database, artifacts, logs and checkpoints")
     data_root: Path = Field(default=Path("."), description="folder that holds all data sets; a spec can't name a folder outside it")
@@ -42,6 +43,14 @@ class Settings(BaseSettings):
         le=60,
         description="shortest window of energy; 5 suits counters that step every 100 ms, shorter ones only a faster counter",
     )
+    accounting_meter: Literal["", "nvml_total_energy", "rapl_package", "rapl_dram"] = Field(
+        default="", description="energy counter that jobs on this worker are accounted for by; empty: rapl_package, if it works"
+    )
+    declared_watts: float | None = Field(
+        default=None, gt=0, description="what this machine draws at work; estimates what jobs use where no meter works"
+    )
+    co2_grams_per_kwh: float | None = Field(default=None, ge=0, description="grams of CO2 per kWh of this machine's electricity")
+    co2_source: str = Field(default="", description="where that factor is from, in words; goes with it")
     lease_seconds: float = Field(default=30, gt=0, le=3600, description="seconds after its last heartbeat that a worker loses a job")
     heartbeat_seconds: float = Field(default=5, gt=0, description="seconds between heartbeats; at most a third of the lease")
     max_attempts: int = Field(default=5, ge=1, le=100, description="attempts of a job before it fails as lost_worker")
@@ -78,6 +87,12 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _factor_has_a_source(self) -> Settings:
+        if (self.co2_grams_per_kwh is None) != (not self.co2_source):
+            raise ValueError("co2_grams_per_kwh and co2_source go together; set both, or neither")
+        return self
+
     @property
     def database(self) -> str:
         """The database URL, the default filled in."""
@@ -97,7 +112,7 @@ def markdown_table() -> str:
     """All settings as a Markdown table: variable, default, meaning."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = f"`{field.default}`" if str(field.default) else ""
+        default = "" if field.default in (None, "") else f"`{field.default}`"
         lines.append(f"| `WATTLE_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(lines)
 

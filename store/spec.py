@@ -21,6 +21,7 @@ OPERATORS = ("split", "signed", "twins", "zero_output", "firefly", "gradmax")
 NO_GAIN_CLAIMED = ("twins", "zero_output")
 ControlName = Literal["uniform", "cost_only", "random", "twins", "seed_alone", "slimming"]
 MeterName = Literal["nvml_total_energy", "nvml_power", "rapl_package", "rapl_dram", "ina3221"]
+CounterName = Literal["nvml_total_energy", "rapl_package", "rapl_dram"]  # meters that count by themselves between two looks
 FinalName = Literal["inherit", "retrain", "both"]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -225,6 +226,26 @@ class TrainingSpec(_Spec):
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads for training; part of what makes a run repeatable")
 
 
+class AccountingSpec(_Spec):
+    """How the time and energy that the job itself uses are accounted for; what is left out is the worker's setting."""
+
+    meter: CounterName | None = Field(
+        default=None,
+        description="energy counter of the machine that does the work; neither here nor at the worker: rapl_package, if it works",
+    )
+    declared_watts: float | None = Field(
+        default=None, gt=0, description="what that machine draws at work: allows an estimate of energy (power_model) where no meter works"
+    )
+    co2_grams_per_kwh: float | None = Field(default=None, ge=0, description="grams of CO2 per kWh of its electricity; never assumed")
+    co2_source: str | None = Field(default=None, min_length=1, max_length=400, description="where that factor is from, in words")
+
+    @model_validator(mode="after")
+    def _factor_has_a_source(self) -> AccountingSpec:
+        if (self.co2_grams_per_kwh is None) != (self.co2_source is None):
+            raise ValueError("co2_grams_per_kwh and co2_source go together; give both, or leave both out")
+        return self
+
+
 class JobSpec(_Spec):
     """A growth job."""
 
@@ -252,6 +273,7 @@ class JobSpec(_Spec):
         description="how often the whole comparison is run, with training.seed and the seeds that follow it; the split of the data stays "
         "that of training.seed. Two or more give the verdict an interval",
     )
+    accounting: AccountingSpec = AccountingSpec()
 
     @model_validator(mode="after")
     def _controls_once(self) -> JobSpec:
@@ -297,3 +319,4 @@ class ProfileSpec(_Spec):
         default=None, description="also measure energy, with this meter of the device; `wattle doctor` says which work there"
     )
     energy_seconds: float = Field(default=900, gt=0, le=86_400, description="time budget for measuring energy, beside that for latency")
+    accounting: AccountingSpec = AccountingSpec()

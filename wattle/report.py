@@ -30,6 +30,7 @@ def render(report: Document, where: str | None = None) -> RenderableType:
         results_table(report),
         *([paired_table(report)] if seeds(report) > 1 else []),
         rounds_table(report["rounds"]),
+        *([_used(report["used"])] if "used" in report else []),  # absent from reports of versions before it
         Panel(Text(str(report["verdict"]["sentence"])), title="Verdict", width=80),
     ]
     chosen = report.get("delivered")  # absent from reports of versions before it
@@ -158,6 +159,37 @@ def _outcome(entry: Mapping[str, Any], added: int) -> str:
     if entry["rolled_back"]:
         return f"rolled back: {entry['reason']}"
     return "kept" if added else f"nothing added: {entry['reason']}"
+
+
+def _used(used: Document) -> RenderableType:
+    return Group(used_table(used), used_words(used))
+
+
+def used_table(used: Document) -> Table:
+    """What the job itself used, by phase; of energies without a number ``used_words`` says why."""
+    table = _table("Used by the job itself, over all attempts", "phase", _right("time"), _right("energy"), "kind of energy")
+    for phase, span in [*used["phases"].items(), ("total", used["total"])]:
+        energy = span["energy"]
+        words = (_amount(span["time"]), _amount(energy), energy.get("kind", "not known"))
+        table.add_row(phase, *words, style="bold" if phase == "total" else "")
+    return table
+
+
+def used_words(used: Document) -> Text:
+    """What the energy of the job is read from and what it includes, its grams of CO2, and what is missing."""
+    energy, co2 = used["total"]["energy"], used["total"]["co2"]
+    meter = f"  Energy of the job: {energy['meter']}, scope {energy['scope']}; {energy['note']}" if "value" in energy else ""
+    grams = (
+        f"  CO2: {_amount(co2)} ({co2['kind']}) of scope {co2['scope']}, at {co2['grams_per_kwh']:g} g/kWh: {co2['source']}"
+        if "value" in co2
+        else f"  CO2: not known; {co2['reason']}"
+    )
+    lines = [meter or f"  Energy of the job: not known; {energy['reason']}", grams, *(f"  Missing: {each}" for each in used["missing"])]
+    return Text("\n".join(lines) + "\n")
+
+
+def _amount(found: Mapping[str, Any]) -> str:
+    return f"{found['value']:.4g} {found['unit']}" if "value" in found else ABSENT
 
 
 def results(report: Document) -> list[tuple[str, Document]]:

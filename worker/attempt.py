@@ -52,15 +52,20 @@ class Attempt:
         jobs.add_artifact(self.db, self.lease, name, sha256, size, media_type)
 
 
+def _nobody(_progress: Mapping[str, Any]) -> None:
+    """Does not listen."""
+
+
 @dataclass(slots=True)
 class Reporter:
     """Sends progress and curves to the store in batches, at most one a second: training must not wait for the database.
 
-    A database that does not answer is bridged for as long as the lease may last; the points wait here.
+    A database that does not answer is bridged for as long as the lease may last; the points wait here.  The listener hears all progress.
     """
 
     attempt: Attempt
     progress: dict[str, Any] = field(default_factory=dict)
+    listener: Callable[[Mapping[str, Any]], None] = _nobody
     _points: list[Metric] = field(default_factory=list)
     _told: float = -math.inf
     _answered: float = field(default_factory=time.monotonic)
@@ -72,6 +77,7 @@ class Reporter:
     def tell(self, changes: Mapping[str, Any], at_once: bool = False) -> None:
         """Update the progress; send it with all waiting points if a second has passed, or at once."""
         self.progress.update(changes)
+        self.listener(self.progress)
         if at_once or time.monotonic() - self._told >= TELL_EVERY_SECONDS:
             self._send()
 

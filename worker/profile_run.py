@@ -12,7 +12,7 @@ from worker.attempt import Attempt, Reporter
 logger = logging.getLogger(__name__)
 
 
-def run_profile(attempt: Attempt) -> None:
+def run_profile(attempt: Attempt, reporter: Reporter) -> None:
     """Measure and keep.  What was read before an interruption is gone on from, if the machine has not changed meanwhile."""
     from profiler.device import fingerprint
     from profiler.profile import profile_device
@@ -23,7 +23,7 @@ def run_profile(attempt: Attempt) -> None:
     if spec.device != attempt.device:
         raise RuntimeError(f"a profile of {spec.device} came to {attempt.device}; start that worker with the queues of its own device only")
     admitted = admit_profile(spec, attempt.db)
-    reporter = Reporter(attempt, {"phase": "profiling", "unit": "s"})
+    reporter.tell({"phase": "profiling", "unit": "s"})
 
     def tell(done: int, total: int, message: str) -> None:
         fraction = done / max(1, total)

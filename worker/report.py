@@ -55,8 +55,10 @@ class Setup:
     checked: Sequence[Document] = ()  # the tables of this machine, when the job began
 
 
-def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measured) -> Document:
-    """Everything there is to say about a finished job, as plain JSON.  Costs carry unit and kind; losses are in nats."""
+def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, measured: Measured, used: Document) -> Document:
+    """Everything there is to say about a finished job, as plain JSON.  Costs carry unit and kind; losses are in nats.
+
+    ``used`` is what the job itself has used by now (``worker.used``)."""
     spec, budgets, first = setup.spec, setup.budgets, repeats[0]
     results = {arm: _result(arm, run, budgets, measured) for arm, run in first.items()}
     seed = {**_seed(setup, first[GROWN]), **_measured(setup.seed, measured)}
@@ -84,6 +86,7 @@ def build_report(setup: Setup, repeats: Sequence[Repeat], delivered: Document, m
         **({"seed_advice": setup.advised} if setup.advised else {}),
         "table_checks": list(setup.checked),
         "predicted_versus_measured": predicted_versus_measured(networks, spec.budget.cost),
+        "used": used,
         "config": asdict(setup.config),
         "input": _input(setup.preprocessing),
         "class_names": list(setup.preprocessing.class_names),

@@ -24,6 +24,7 @@ from store.admission import Admission, LoadTable, admit
 from store.database import Database
 from store.spec import BudgetSpec, JobSpec
 from worker import data
+from worker.accounting import Account, accounted
 from worker.attempt import Attempt, Reporter
 from worker.comparison import compare, run_names
 from worker.frontier import frontier_names, seed_advice
@@ -39,23 +40,24 @@ logger = logging.getLogger(__name__)
 
 def run_attempt(attempt: Attempt) -> None:
     """Carry out a job, going on from what earlier attempts left.  Returns when its results are published."""
-    if attempt.lease.job.kind == "profile":
-        run_profile(attempt)
-    else:
-        run_growth(attempt)
+    with accounted(attempt) as (reporter, account):
+        if attempt.lease.job.kind == "profile":
+            run_profile(attempt, reporter)
+        else:
+            run_growth(attempt, reporter, account)
 
 
-def run_growth(attempt: Attempt) -> None:
+def run_growth(attempt: Attempt, reporter: Reporter, account: Account) -> None:
     """Train, score and grow; then the controls; all of it again with each further seed; then say what it costs and whether it paid."""
     spec = JobSpec.model_validate(attempt.lease.job.spec)
-    reporter = Reporter(attempt)
-    reporter.tell({"phase": "loading"}, at_once=True)
     torch.set_num_threads(spec.training.threads)
     tables = _tables_of_first_attempt(attempt, spec.budget.device)
     admitted = admit(spec, attempt.db, attempt.settings, tables)
     spec = admitted.spec
     here, first_attempt = attempt.device, attempt.lease.attempt == 1
+    reporter.tell({"phase": "profiling"})
     checked = check_tables(spec.budgets, here, lambda: tables(attempt.db, here), refuse=first_attempt)
+    reporter.tell({"phase": "loading"})
     sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)
     config = growth_config(spec, sets, admitted.wiring, admitted.budgets)
     attempt.stop_if_asked()
@@ -73,7 +75,7 @@ def run_growth(attempt: Attempt) -> None:
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
     setup = Setup(attempt.lease.job, spec, admitted.network, admitted.budgets, config, preprocessing, sets, advised, checked)
-    _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured))
+    _publish(attempt, spec, trained[chosen["run"]], preprocessing, build_report(setup, repeats, chosen, measured, account.used()))
     reporter.tell({"phase": "done", "overall_fraction": 1.0, "eta_seconds": 0.0, **trained[chosen["run"]].standing()}, at_once=True)
 
 

@@ -98,7 +98,7 @@ class Runs:
         standing = _standing(growth)
         if growth.step == 0:
             self.reporter.point(name, 0, cost=standing["cost"])
-        self._tell(name, growth, {"phase": "training", "loss": None, "accuracy": None, **standing}, at_once=True)
+        self._tell(name, growth, {"phase": _phase(growth), "loss": None, "accuracy": None, **standing}, at_once=True)
         for event in growth.events():
             if isinstance(event, Finished):
                 return Trained(growth, event, time.monotonic() - started)
@@ -122,9 +122,8 @@ class Runs:
         """Pass an event on to whoever watches the job."""
         if isinstance(event, Step):
             self.reporter.point(name, event.step, loss=event.loss, accuracy=event.accuracy, learning_rate=event.learning_rate)
-            scoring = growth.step == growth.config.stage_end(len(growth.rounds)) and len(growth.rounds) < growth.config.rounds
-            change = {"phase": "scoring" if scoring else "training", "loss": event.loss, "accuracy": event.accuracy}
-            self._tell(name, growth, change, at_once=scoring)
+            phase = _phase(growth)
+            self._tell(name, growth, {"phase": phase, "loss": event.loss, "accuracy": event.accuracy}, at_once=phase == "scoring")
         elif isinstance(event, Scored):
             standing = _standing(growth)
             self.reporter.point(name, growth.step, cost=standing["cost"])
@@ -135,7 +134,7 @@ class Runs:
             payload = {**asdict(event), "run": name}
             jobs.add_round(self.attempt.db, self.attempt.lease, name, event.number, payload, step=growth.step)
             logger.info("run %s, round %d: %s", name, event.number, event.reason)
-            self._tell(name, growth, _standing(growth))
+            self._tell(name, growth, {"phase": _phase(growth), **_standing(growth)})
 
     def _tell(self, name: str, growth: Growth, changes: dict[str, Any], at_once: bool = False) -> None:
         total = max(1, growth.total_steps)
@@ -157,6 +156,12 @@ def _standing(growth: Growth) -> dict[str, Any]:
     """What the network is and costs now."""
     wiring = growth.graph.wiring
     return {"cost": growth.cost_model.network(wiring.shapes()).value, "widths": list(wiring.widths)}
+
+
+def _phase(growth: Growth) -> str:
+    """What comes next, unless the round that opens here has been scored."""
+    opens = len(growth.rounds) < growth.config.rounds and growth.step == growth.config.stage_end(len(growth.rounds))
+    return "scoring" if opens else "training"
 
 
 def _start(network: Network, data: Data, budgets: Sequence[Budget], config: GrowthConfig) -> Growth:

@@ -20,7 +20,7 @@ SPEC: dict[str, Any] = {
     "budget": {"cost": "macs", "limit": 40_000, "device": "elsewhere"},
     "training": {"epochs_per_round": 6, "final_epochs": 1, "batch_size": 32, "learning_rate": 0.05},
 }
-OF_THE_CLOCK = {"job", "written_at", "seconds"}
+OF_THE_CLOCK = {"job", "written_at", "seconds", "used"}
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -250,6 +250,46 @@ def test_succeeded(read: Callable[..., str], claimed: Callable[..., Lease], db: 
         assert part in shown, part
 
 
+TIME = {"value": 61.5, "unit": "s", "kind": "measured", "meter": "monotonic_clock", "scope": "process"}
+ENERGY = {"unit": "J", "kind": "measured", "meter": "rapl_package", "scope": "package", "note": "all that the scope drew meanwhile (gross)"}
+USED: dict[str, Any] = {
+    "phases": {"training": {"time": TIME, "energy": {"value": 1234.5, **ENERGY}}},
+    "total": {
+        "time": TIME, "energy": {"value": 1234.5, **ENERGY},
+        "co2": {
+            "value": 0.1029, "unit": "g", "kind": "estimated:stated_factor", "grams_per_kwh": 300.0, "source": "a label",
+            "scope": "package",
+        },
+    },
+    "attempts": 2, "missing": ["attempt 1 was killed"],
+}  # fmt: skip
+
+
+def test_what_the_job_used_is_shown_with_kinds(
+    read: Callable[..., str], claimed: Callable[..., Lease], db: Database, settings: Settings
+) -> None:
+    lease, store = claimed(), ArtifactStore(settings.artifact_dir)
+    report = json.dumps({**REPORT, "used": USED}).encode()
+    jobs.add_artifact(db, lease, "report.json", *store.put_bytes(report), "application/json")
+    jobs.finish(db, lease, "succeeded")
+    shown = read(f"/jobs/{lease.job.id}")
+    for part in (
+        "Used by the job itself", "61.50 s measured", "1234 J", "over 2 attempts", "rapl_package, scope package; all that the scope drew",
+        "0.1029 g (estimated: energy × stated factor) of scope package, at 300 g/kWh: a label", "Missing: attempt 1 was killed.",
+    ):  # fmt: skip
+        assert part in shown, part
+
+
+def test_a_job_without_a_report_shows_what_it_used_as_well(read: Callable[..., str], claimed: Callable[..., Lease], db: Database) -> None:
+    lease, none = claimed(), {"reason": "no meter: no zone; declare watts"}
+    total = {**USED["total"], "energy": none, "co2": {"reason": "no factor is stated"}}
+    jobs.record(db, lease, {"used": {"phases": {"loading": {"time": TIME, "energy": none}}, "total": total, "attempts": 1, "missing": []}})
+    jobs.finish(db, lease, "failed", "out_of_memory", "Lower training.batch_size.")
+    shown = read(f"/jobs/{lease.job.id}")
+    for part in ("Energy is not known: no meter: no zone; declare watts.", "CO₂: not known; no factor is stated.", "loading 61.50 s"):
+        assert part in shown, part
+
+
 def test_succeeded_over_seeds(read: Callable[..., str], claimed: Callable[..., Lease], db: Database, settings: Settings) -> None:
     lease, store = claimed(seeds=2, controls=["uniform", "twins"]), ArtifactStore(settings.artifact_dir)
     jobs.add_artifact(db, lease, "report.json", *store.put_bytes(json.dumps(REPORT_OF_SEEDS).encode()), "application/json")

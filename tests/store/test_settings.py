@@ -62,3 +62,13 @@ def test_every_setting_is_in_the_table() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert f"| `WATTLE_{name.upper()}` |" in printed
+
+
+def test_settings_pass_through_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a parent hands them to its children: absent ones stay absent, whatever the parent's own environment says."""
+    monkeypatch.setenv("WATTLE_DECLARED_WATTS", "65")
+    for given in (Settings(data_dir=tmp_path, declared_watts=None), Settings(data_dir=tmp_path, co2_grams_per_kwh=300, co2_source="label")):
+        with monkeypatch.context() as child:
+            for name, value in given.model_dump().items():
+                child.setenv(f"WATTLE_{name.upper()}", str(value))
+            assert Settings() == given

@@ -71,6 +71,22 @@ def test_energies_say_what_they_are_read_from(report: dict[str, Any]) -> None:
     assert "; not measured: the GPU is lost" in text_of(render(report))
 
 
+def test_what_the_job_used_itself(report: dict[str, Any]) -> None:
+    time = {"value": 61.5, "unit": "s", "kind": "measured"}
+    energy = {"value": 1234.0, "unit": "J", "kind": "measured", "meter": "rapl_package", "scope": "package", "note": "gross"}
+    co2 = {"value": 0.1, "unit": "g", "kind": "estimated:stated_factor", "grams_per_kwh": 300.0, "source": "a label", "scope": "package"}
+    span = {"time": time, "energy": energy}
+    report["used"] = {"phases": {"training": span}, "total": {**span, "co2": co2}, "attempts": 1, "missing": ["attempt 1 was killed"]}
+    shown = text_of(render(report))
+    for part in ("61.5 s", "1234 J", "rapl_package, scope package; gross", "0.1 g (estimated:stated_factor)", "at 300 g/kWh: a label"):
+        assert part in shown
+    assert "Missing: attempt 1 was killed" in shown
+    report["used"]["total"] |= {"energy": {"reason": "no meter"}, "co2": {"reason": "no factor is stated"}}
+    shown = text_of(render(report))
+    assert "Energy of the job: not known; no meter" in shown
+    assert "CO2: not known; no factor is stated" in shown
+
+
 def test_rolled_back_round_says_why(report: dict[str, Any]) -> None:
     report["rounds"][0] |= {"rolled_back": True, "reason": "loss rose"}
     assert "rolled back: loss rose" in text_of(render(report))

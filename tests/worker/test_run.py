@@ -90,7 +90,7 @@ def results(db: Database, settings: Settings, job_id: str) -> dict[str, Any]:
     report = json.loads(ArtifactStore(settings.artifact_dir).path(artifacts["report.json"]).read_text())
     for result in (report["grown"], *report["controls"].values(), *([report["retrained"]] if "retrained" in report else [])):
         del result["seconds"]
-    del report["job"], report["written_at"]
+    del report["job"], report["written_at"], report["used"]
     curves = jobs.metrics(db, job_id, 100_000)
     for run in curves.values():
         del run["seconds"]
