@@ -277,7 +277,7 @@ def test_a_job_that_is_stopped_and_goes_on_reports_all_that_it_used(db: Database
     spec = {**SPEC, "accounting": {"declared_watts": 20.0, "co2_grams_per_kwh": 300.0, "co2_source": "a label"}}
     job_id, looks = jobs.submit(db, "growth", "small", spec, "growth", 5).id, iter(range(1000))
     before = run(db, job_id, settings, lambda: next(looks) > 5)
-    assert set(before["phases"]) == {"loading", "training"}
+    assert set(before["phases"]) == {"loading", "profiling", "training"}
     used = run(db, job_id, settings)
     assert set(used["phases"]) == {"loading", "training", "scoring", "controls", "profiling", "report"}
     assert used["attempts"] == 2
