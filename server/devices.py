@@ -34,7 +34,7 @@ from server.views import (
     query_parameters,
 )  # fmt: skip
 from store import devices
-from store.admission import calibration_warnings, cost_model, seed_network
+from store.admission import calibration_warnings, cost_model, seed_network, with_watts
 from store.images import DataShape
 from store.problems import Problem
 from store.table_document import TableDocument, as_json
@@ -144,13 +144,15 @@ def import_table(
 def price_network(known: TheTable, query: NetworkCostQuery) -> NetworkCost:
     """What a network costs on the device, as a whole and layer by layer.  404 where the cost table does not reach it."""
     wiring = seed_network(query.network, DataShape(query.image_size, query.in_channels, query.classes)).wiring()
-    setting, table = _setting(known, query), known.table
+    setting, table = _setting(known, query), with_watts(known.table, query.declared_watts)
     model = cost_model(query.cost, table, setting)
     try:
         calibration = table.calibration(query.cost, setting) if query.cost not in EXACT else None
         return NetworkCost.of(known.device, wiring, model, setting, calibration, _warnings(known, wiring, model))
     except NoCost as error:
         remedy = "run `wattle profile` for this network, image size, batch size and thread count"
+        if query.cost == "energy_mj":
+            remedy += " with --meter METER, or declare watts (declared_watts)"
         raise Refusal(404, str(error), [Problem("network", query.network.family, None, remedy, str(error))]) from error
 
 

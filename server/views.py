@@ -8,14 +8,14 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from costs.model import Cost, CostModel, CostName, Kind
 from costs.shapes import Activation, LayerShape, Op, Unit, Wiring
 from costs.table import Calibration, CostEntry, Setting
 from store.admission import Admission, ProfileAdmission
 from store.problems import Problem
-from store.spec import NetworkSpec
+from store.spec import NetworkSpec, check_watts
 from store.views import Artifact, Cause, Desire, Device, Job, JobKind, JobState, Round
 
 _OF_ENTRIES = tuple(field.name for field in fields(CostEntry))
@@ -369,6 +369,14 @@ class NetworkCostQuery(BaseModel):
     cost: CostName = Field(default="latency_ms", description="quantity")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
     threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; default: the device's own")
+    declared_watts: float | None = Field(
+        default=None, gt=0, description="where no meter has measured energy_mj: an estimate by these watts times measured time"
+    )
+
+    @model_validator(mode="after")
+    def _watts_are_for_energy(self) -> NetworkCostQuery:
+        check_watts(self.cost, self.declared_watts)
+        return self
 
 
 class LayerCost(_View):

@@ -126,6 +126,13 @@ def seed_network(spec: NetworkSpec, data: DataShape) -> Network:
     return network
 
 
+def with_watts(table: CostTable, declared_watts: float | None) -> CostTable:
+    """The table; where watts are declared and no meter has measured energy, with its times as energies."""
+    if declared_watts is None or table.measures("energy_mj"):
+        return table
+    return at_declared_power(table, declared_watts)
+
+
 def cost_model(cost: CostName, table: CostTable, setting: Setting) -> CostModel:
     """The model that prices ``cost``: exact counts, or the device's table."""
     if cost == "macs":
@@ -169,12 +176,10 @@ def _cost_model(field: str, budget: BudgetSpec, db: Database, load_table: LoadTa
     except UnknownDevice:
         problems.append(_unknown_device(f"{field}.device", budget.device, db))
         return None
-    if budget.cost == "energy_mj" and not table.measures("energy_mj"):
-        if budget.declared_watts is None:
-            problems.append(_no_energy(field, budget))
-            return None
-        table = at_declared_power(table, budget.declared_watts)
-    return cost_model(budget.cost, table, setting_of(budget))
+    if budget.cost == "energy_mj" and budget.declared_watts is None and not table.measures("energy_mj"):
+        problems.append(_no_energy(field, budget))
+        return None
+    return cost_model(budget.cost, with_watts(table, budget.declared_watts), setting_of(budget))
 
 
 def _no_energy(field: str, budget: BudgetSpec) -> Problem:

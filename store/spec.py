@@ -176,6 +176,12 @@ class GrowthSpec(_Spec):
         return self
 
 
+def check_watts(cost: CostName, declared_watts: float | None) -> None:
+    """ValueError where watts are declared and it is not energy that is asked for."""
+    if declared_watts is not None and cost != "energy_mj":
+        raise ValueError(f"declared_watts estimates energy, and {cost} is asked for; ask for energy_mj, or leave it out")
+
+
 class BudgetSpec(_Spec):
     """What the grown network may cost."""
 
@@ -193,8 +199,7 @@ class BudgetSpec(_Spec):
 
     @model_validator(mode="after")
     def _watts_are_for_energy(self) -> BudgetSpec:
-        if self.declared_watts is not None and self.cost != "energy_mj":
-            raise ValueError(f"declared_watts estimates energy, and the budget is in {self.cost}; limit energy_mj, or leave it out")
+        check_watts(self.cost, self.declared_watts)
         return self
 
 

@@ -275,6 +275,8 @@ def cost(
             network = network_of_job(spec)
             given = {"batch_size": batch_size, "threads": threads, "cost": quantity}
             network |= {name: value for name, value in given.items() if value is not None}
+            if network["cost"] != "energy_mj":
+                network.pop("declared_watts", None)  # of the budget, for energy alone
             document = client.network_cost(device or device_of_job(spec), network)
             return Answer(document, Group(_network_cost_table(document), *_warnings(document)))
         from wattle.staircase import render

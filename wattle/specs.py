@@ -30,7 +30,8 @@ def profile_of_job(path: Path) -> Document:
 def network_of_job(path: Path) -> Document:
     """The network and setting that the budget of the job in this file prices."""
     job, data = _job(path)
-    return {**_network(job, data), "cost": job.budget.cost, "batch_size": job.budget.batch_size, "threads": job.budget.threads}
+    asked = {"cost", "batch_size", "threads", "declared_watts"}
+    return {**_network(job, data), **job.budget.model_dump(include=asked, exclude_none=True)}
 
 
 def device_of_job(path: Path) -> str:

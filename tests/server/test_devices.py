@@ -103,6 +103,18 @@ def test_network_by_layer_and_in_total(client: TestClient) -> None:
 
 
 @pytest.mark.usefixtures("measured")
+def test_energy_of_a_network_by_declared_watts(client: TestClient) -> None:
+    def ask(**more: Any) -> Any:
+        return client.post("/v1/devices/this-host/costs:network", json={**NETWORK, **more})
+
+    time, energy = ask().json()["total"], ask(cost="energy_mj", declared_watts=10).json()["total"]
+    assert (energy["kind"], energy["unit"]) == ("estimated:power_model", "mJ")
+    assert energy["value"] == pytest.approx(10 * time["value"])
+    assert "declare watts" in ask(cost="energy_mj").json()["errors"][0]["remedy"]
+    assert "ask for energy_mj" in ask(declared_watts=10).json()["errors"][0]["message"]
+
+
+@pytest.mark.usefixtures("measured")
 def test_network_by_exact_counts(client: TestClient) -> None:
     answer = client.post("/v1/devices/this-host/costs:network", json={**NETWORK, "cost": "params"}).json()
     assert (answer["total"]["kind"], answer["total"]["unit"], answer["calibration"]) == ("exact", "parameters", None)
