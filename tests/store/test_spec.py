@@ -19,7 +19,7 @@ SPEC: dict[str, Any] = {
         ({"controls": ["slimming"], "network": {**SPEC["network"], "norm": False}}, "slimming prunes by the scales of batch norms"),
         (
             {"budget": {"cost": "latency_ms", "limit": 1, "declared_watts": 9}},
-            "declared_watts estimates energy, and the",
+            "declared_watts estimates energy, and latency_ms is asked for",
         ),
         ({"growth": {"shrink": True, "step_rule": "line_search"}}, "shrink weighs removals against gains; use step_rule fixed"),
         ({"further_budgets": [{"cost": "macs", "limit": 9e4, "device": "pi-4"}]}, "macs is limited twice in the same setting"),
