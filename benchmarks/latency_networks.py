@@ -8,7 +8,7 @@ intercept.  Half of the random networks have widths off the measured grid, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
 from typing import Any
@@ -129,13 +129,14 @@ def _show(console: Console, result: dict[str, Any], rows: Sequence[Row]) -> None
         numbers = (f"{row.macs / 1e6:.1f}", f"{row.anchor.measured:.3f}")
         table.add_row(row.family, row.anchor.name, *numbers, *_cells(found["error_percent"], "{:+.1f} %"))
     table.add_section()
-    summary: dict[str, Callable[[], dict[str, float]]] = {
-        "mean error": lambda: result["mean_error_percent"]["fit_per_family"],
-        "worst error": lambda: result["worst_error_percent"],
-        "mean, one fit for both": lambda: result["mean_error_percent"]["one_fit"],
+    means = result["mean_error_percent"]
+    summary = {
+        "mean error": means["fit_per_family"],
+        "worst error": result["worst_error_percent"],
+        "mean, one fit for both": means["one_fit"],
     }
     for label, errors in summary.items():
-        table.add_row("", label, "", "", *_cells(errors(), "{:.1f} %"))
+        table.add_row("", label, "", "", *_cells(errors, "{:.1f} %"))
     console.print(table)
     for fit, good in result["within_target"].items():
         verdict, mean = "within" if good else "MISSES", result["mean_error_percent"][fit]["table"]

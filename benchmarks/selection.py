@@ -34,14 +34,12 @@ from torchvision.models import DenseNet
 
 from benchmarks import selection_timed
 from benchmarks.selection_timed import SHARES, TARGETS
-from benchmarks.width_rules import RULES, cost_of, gains
+from benchmarks.width_rules import RULES, choices, cost_of, gains
 from costs.families import Network, default_widths
 from costs.model import Budget, Cost, CostModel, CostName, Macs
 from costs.shapes import LayerShape, Unit, Wiring
-from costs.table import Setting, TableCost
 from growth.groups import find_groups
 from growth.selection import select
-from profiler.profile import profile_device
 
 _SEVEN = (16, 20, 28, 36, 44, 44, 48)
 _STRIDES = (1, 2, 1, 2, 1, 1)
@@ -106,11 +104,12 @@ def main() -> None:
     timings = [timed(*problem, options.seeds) for problem in _problems()]
     show_timings(console, timings)
     worths = worth("synthetic", _mobile(_SEVEN, 32), Staircase(), options.seeds)
-    for batch in options.batch_sizes if options.seconds else ():
-        worths += worth(f"measured, batch {batch}", *_measured(batch, options.seconds), options.seeds)
+    tables = [selection_timed.measured_table(batch, options.seconds) for batch in options.batch_sizes] if options.seconds else []
+    for table in tables:
+        worths += worth(f"measured, batch {table.setting.batch}", selection_timed.NETWORK.wiring(), table, options.seeds)
     summary = {table: ratios([one for one in worths if one.table == table]) for table in dict.fromkeys(one.table for one in worths)}
     show_worths(console, worths, summary)
-    whole = selection_timed.run(console, options.batch_sizes, options.seeds, options.seconds) if options.seconds else {}
+    whole = selection_timed.run(console, tables, options.seeds)
     if options.output:
         figures = {
             "targets": TARGETS,
@@ -171,11 +170,9 @@ def worth(table: str, wiring: Wiring, model: CostModel, seeds: int) -> list[Wort
     """Every rule's network at every share, priced by the same table."""
     found = []
     for seed in range(seeds):
-        totals = gains(wiring, seed)
         for share in SHARES:
-            least = share * sum(float(total[-1]) for total in totals)
-            costs = {name: cost_of(wiring, rule(totals, wiring, model, least), model) for name, rule in RULES.items()}
-            found.append(Worth(table, seed, share, costs, cost_of(wiring, (0,) * len(totals), model)))
+            costs = {name: cost_of(wiring, counts, model) for name, counts in choices(wiring, model, seed, share).items()}
+            found.append(Worth(table, seed, share, costs, cost_of(wiring, (0,) * len(wiring.widths), model)))
     return found
 
 
@@ -247,13 +244,6 @@ def _mobile(widths: tuple[int, ...], size: int) -> Wiring:
         units.append(Unit(f"blocks.{block}.pointwise", pointwise, block, block + 1))
     units.append(Unit("classifier", LayerShape("linear", widths[-1], 10), len(widths) - 1, None))
     return Wiring(widths, tuple(units))
-
-
-def _measured(batch: int, seconds: float) -> tuple[Wiring, CostModel]:
-    """mobilenet_v1 at a quarter of its width, and its table on this machine."""
-    network, setting = Network("mobilenet_v1", default_widths("mobilenet_v1", 0.25), 32, 3, 10), Setting(batch, 1)
-    profile = profile_device(network, "this-host", setting, 2.0, seconds)
-    return network.wiring(), TableCost(profile.table, "latency_ms", setting)
 
 
 def _options() -> argparse.Namespace:

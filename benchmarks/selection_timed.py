@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.growth.stats import difference
-from benchmarks.width_rules import RULES, cost_of, gains
+from benchmarks.width_rules import RULES, choices, cost_of
 from costs.families import Network, default_widths
-from costs.model import CostModel
 from costs.table import Setting, TableCost
 from growth.networks import build
 from profiler.anchors import network_work
@@ -51,20 +50,21 @@ class Case:
     exact_widths: tuple[int, ...]
 
 
-def timed_cases(batch: int, seeds: int, profile_seconds: float) -> list[Case]:
-    """Every seed and share, on a table measured just before."""
+def measured_table(batch: int, seconds: float) -> TableCost:
+    """Latencies of ``NETWORK`` on this machine."""
     setting = Setting(batch, 1)
-    table = profile_device(NETWORK, "this-host", setting, MAX_GROWTH, profile_seconds).table
-    model = TableCost(table, "latency_ms", setting)
-    with ready_to_measure(setting):
-        return [case for seed in range(seeds) for share in SHARES for case in _cases(model, setting, seed, share)]
+    return TableCost(profile_device(NETWORK, "this-host", setting, MAX_GROWTH, seconds).table, "latency_ms", setting)
 
 
-def _cases(model: CostModel, setting: Setting, seed: int, share: float) -> list[Case]:
-    wiring = NETWORK.wiring()
-    totals = gains(wiring, seed)
-    least = share * sum(float(total[-1]) for total in totals)
-    counts = {name: rule(totals, wiring, model, least) for name, rule in RULES.items()}
+def timed_cases(model: TableCost, seeds: int) -> list[Case]:
+    """Every seed and share."""
+    with ready_to_measure(model.setting):
+        return [case for seed in range(seeds) for share in SHARES for case in _cases(model, seed, share)]
+
+
+def _cases(model: TableCost, seed: int, share: float) -> list[Case]:
+    wiring, setting = NETWORK.wiring(), model.setting
+    counts = choices(wiring, model, seed, share)
     price = {name: cost_of(wiring, count, model) for name, count in counts.items()}
     widths = {name: tuple(width + more for width, more in zip(wiring.widths, count, strict=True)) for name, count in counts.items()}
     measured = _ratios(widths, setting)
@@ -112,11 +112,12 @@ def summary(cases: Sequence[Case], rule: str) -> dict[str, Any]:
     }
 
 
-def run(console: Console, batches: Sequence[int], seeds: int, profile_seconds: float) -> dict[str, Any]:
+def run(console: Console, tables: Sequence[TableCost], seeds: int) -> dict[str, Any]:
     found = {}
-    for batch in batches:
-        with console.status(f"batch {batch}: measuring the table, then whole networks"):
-            cases = timed_cases(batch, seeds, profile_seconds)
+    for model in tables:
+        batch = model.setting.batch
+        with console.status(f"batch {batch}: measuring whole networks"):
+            cases = timed_cases(model, seeds)
         rules = {rule: summary(cases, rule) for rule in RULES if rule != "exact"}
         show(console, f"whole networks, batch {batch}, one thread: latency of the exact rule's / the other's", rules)
         found[f"batch {batch}"] = {"rules": rules, "cases": [asdict(case) for case in cases]}

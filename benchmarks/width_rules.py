@@ -82,3 +82,10 @@ def macs_of_next(wiring: Wiring, counts: Sequence[int], group: int) -> float:
 
 
 RULES: dict[str, Rule] = {"exact": exact, "exact_macs": exact_macs, "lp": lp, "greedy": greedy}
+
+
+def choices(wiring: Wiring, model: CostModel, seed: int, share: float) -> dict[str, tuple[int, ...]]:
+    """The channels that each rule adds for this share of all gain, as drawn by the seed."""
+    totals = gains(wiring, seed)
+    least = share * sum(float(total[-1]) for total in totals)
+    return {name: rule(totals, wiring, model, least) for name, rule in RULES.items()}

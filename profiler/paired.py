@@ -5,7 +5,6 @@ What disturbs the machine for longer than a round falls on both and cancels, so 
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from profiler.meters import Meter
-from profiler.timing import MIN_READINGS, Key, NoResult, Work, median_interval, warm_up
+from profiler.timing import MIN_READINGS, Key, NoResult, Subject, Work, median_interval
 
 ATTEMPTS = 10  # in a round: one disturbed reading would cost the pair
 
@@ -43,28 +42,21 @@ def paired_differences(
     A round without a valid reading of one of the two is no pair; with fewer than five pairs there is no result.
     """
     start, order = clock(), random.Random(seed)  # noqa: S311 - an order of visits is no secret
-    work: dict[Key | None, Work] = {None: base}
-    work.update(changed.items())
-    calls = {key: max(1, math.ceil(meter.window_seconds / warm_up(task, clock))) for key, task in work.items()}
+    subjects: dict[Key | None, Subject] = {None: Subject(base)}
+    subjects.update((key, Subject(task)) for key, task in changed.items())
+    for subject in subjects.values():
+        subject.prepare(meter, clock)
     rounds: list[dict[Key | None, float]] = []
     while not rounds or clock() - start < seconds:
-        turn = order.sample(list(work), len(work))
-        found = {key: _read(work[key], calls[key], meter) for key in turn}
+        turn = order.sample(list(subjects), len(subjects))
+        found = {key: _read(subjects[key], meter) for key in turn}
         rounds.append({key: value for key, value in found.items() if value is not None})
     return {key: _difference(key, rounds) for key in changed}
 
 
-def _read(work: Work, calls: int, meter: Meter) -> float | None:
+def _read(subject: Subject, meter: Meter) -> float | None:
     """One valid reading per call; None if every attempt was disturbed."""
-    for _ in range(ATTEMPTS):
-        work()
-        meter.start()
-        for _ in range(calls):
-            work()
-        reading = meter.stop()
-        if reading.disturbed is None:
-            return reading.value / calls
-    return None
+    return subject.readings[-1] if any(subject.visit(meter) for _ in range(ATTEMPTS)) else None
 
 
 def _difference(key: Key, rounds: list[dict[Key | None, float]]) -> Difference | NoResult:

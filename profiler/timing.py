@@ -84,7 +84,7 @@ class Session(Generic[Key]):
 
 
 @dataclass(slots=True)
-class _Subject:
+class Subject:
     """One piece of work, how many calls fill a window, and its readings so far."""
 
     work: Work
@@ -92,6 +92,11 @@ class _Subject:
     readings: list[float] = field(default_factory=list)
     origin: Origin = THIS_PROCESS
     disturbances: Counter[str] = field(default_factory=Counter)
+
+    def prepare(self, meter: Meter, clock: Callable[[], float]) -> None:
+        """Find out how many calls fill a window, where that is not known."""
+        if not self.calls:
+            self.calls = max(1, math.ceil(meter.window_seconds / warm_up(self.work, clock)))
 
     def visit(self, meter: Meter) -> bool:
         """One reading; False if it was disturbed."""
@@ -169,8 +174,7 @@ def interleave(
     for number, subject in enumerate(everyone):
         if should_stop():
             break
-        if not subject.calls:
-            subject.calls = max(1, math.ceil(meter.window_seconds / warm_up(subject.work, clock)))
+        subject.prepare(meter, clock)
         if number % 10 == 0:
             report(f"warming up, {number} of {len(everyone)}")
 
@@ -198,15 +202,15 @@ def interleave(
     return Session(results, missing, rounds, drift(watch.readings) if watch else None)
 
 
-def _subject(name: str, work: Work, kept: Readings) -> _Subject:
-    return _Subject(work, kept.calls.get(name, 0), kept.values.setdefault(name, []))
+def _subject(name: str, work: Work, kept: Readings) -> Subject:
+    return Subject(work, kept.calls.get(name, 0), kept.values.setdefault(name, []))
 
 
-def _changed(watch: _Subject, meter: Meter) -> bool:
+def _changed(watch: Subject, meter: Meter) -> bool:
     """Whether the sentinel is not as quick as it was before the interruption.  Not where that can't be told for lack of readings."""
     if len(watch.readings) < MIN_READINGS:
         return False
-    now = _Subject(watch.work, watch.calls)
+    now = Subject(watch.work, watch.calls)
     now.read(meter, 2 * MIN_READINGS)
     return len(now.readings) >= MIN_READINGS and abs(median(now.readings) / median(watch.readings) - 1) > CHANGED
 
@@ -254,7 +258,7 @@ def drift(readings: Sequence[float]) -> float | None:
     return median(readings[half:]) / median(readings[:half]) - 1 if half >= MIN_READINGS else None
 
 
-def _no_result(subject: _Subject, seconds: float) -> NoResult:
+def _no_result(subject: Subject, seconds: float) -> NoResult:
     rejected = ", ".join(f"{count} x {reason}" for reason, count in subject.disturbances.most_common()) or "none"
     return NoResult(
         f"no result: {len(subject.readings)} valid readings, {MIN_READINGS} needed; rejected: {rejected}; "

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from store.spec import CounterName
+
 DeviceName = Annotated[str, StringConstraints(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -43,7 +45,7 @@ class Settings(BaseSettings):
         le=60,
         description="shortest window of energy; 5 suits counters that step every 100 ms, shorter ones only a faster counter",
     )
-    accounting_meter: Literal["", "nvml_total_energy", "rapl_package", "rapl_dram"] = Field(
+    accounting_meter: CounterName | Literal[""] = Field(
         default="", description="energy counter that jobs on this worker are accounted for by; empty: rapl_package, if it works"
     )
     declared_watts: float | None = Field(

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -136,6 +137,7 @@ def _tables_of_first_attempt(attempt: Attempt, first: str) -> LoadTable:
     The one of the device ``first``, the budget's, has the plain name.
     """
 
+    @cache  # asked again when the table is checked
     def load(db: Database, device: str) -> CostTable:
         name = "costs.json" if device == first else f"costs-{device}.json"
         kept = {artifact.name: artifact for artifact in jobs.artifacts(db, attempt.job_id)}.get(name)
