@@ -320,7 +320,8 @@ def test_a_thread_watches_in_real_time(stub: Any, calm: Any) -> None:
     stub.set("watts", 200)
     stub.sleep(0.1)
     stub.real_time()
-    plan = Plan(window_seconds=0.5, min_ticks=10, settle_seconds=0.05, idle_seconds=0.2, precision=0.2, widest=0.5)
+    # Baselines of twenty steps, each seen late on a busy machine, are not known to the usual 5 %.
+    plan = Plan(window_seconds=0.5, min_ticks=10, settle_seconds=0.05, idle_seconds=0.2, idle_drift=0.5, precision=0.2, widest=0.5)
     busy = Host(stopwatch=lambda: calm)
     energy = measure_energy(lambda: time.sleep(0.005), SOURCES["nvml_total_energy"](), plan, busy, period_seconds=0.01)
     assert energy.gross.low <= 200 * energy.seconds <= energy.gross.high
