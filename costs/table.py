@@ -260,7 +260,7 @@ class CostTable:
         writer.writeheader()
         yield line.text
         for entry in self:
-            writer.writerow({"device": self.device, **_flat(entry)})
+            writer.writerow({"device": self.device, **flat(asdict(entry))})
             yield line.text
 
     @classmethod
@@ -427,10 +427,10 @@ class _Line:
         self.text = text
 
 
-def _flat(entry: CostEntry) -> dict[str, Any]:
-    """Its fields, with those of shape and setting in their places."""
-    data = asdict(entry)
-    return {**data.pop("shape"), **data.pop("setting"), **data}
+def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an entry, plain data as in ``CostTable.to_json``, with those of shape and setting in their places."""
+    own = {name: value for name, value in entry.items() if name not in ("shape", "setting")}
+    return {**entry["shape"], **entry["setting"], **own}
 
 
 def _flat_names() -> list[str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
 
-from wattle import connection
+from wattle import connection, parquet
 from wattle.answer import Answer, answering
 from wattle.client import Document, ProblemError
 
 PIECE = 10_000  # entries in one request: the server takes 8 MB
+FORMATS = ("json", "csv", "parquet")
 
 app = typer.Typer(no_args_is_help=True, help="Cost tables as files: export, import.")
 
@@ -23,21 +24,30 @@ app = typer.Typer(no_args_is_help=True, help="Cost tables as files: export, impo
 @answering
 def export_table(
     device: Annotated[str, typer.Argument(help="Device whose table it is.", metavar="DEVICE")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. (default: DEVICE.json or DEVICE.csv)")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", metavar="", help="Entries alone, for a spreadsheet; only JSON can be imported.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; its ending says the format. (default: DEVICE.json)")
+    ] = None,
+    file_format: Annotated[
+        Literal["json", "csv", "parquet"] | None,
+        typer.Option("--format", help="JSON and Parquet hold all and can be imported; CSV holds the entries alone, for a spreadsheet."),
+    ] = None,
 ) -> Answer:
     """Write a device's cost table, with what it was measured on, to a file."""
-    file_format = "csv" if as_csv else "json"
-    path = output or Path(f"{device}.{file_format}")
+    ending = output.suffix.removeprefix(".") if output else ""
+    chosen = file_format or (ending if ending in FORMATS else "json")
+    path = output or Path(f"{device}.{chosen}")
     with connection.connect() as client:
-        client.save_table(device, path, file_format)
+        if chosen == "parquet":
+            parquet.write(client.table(device), path)
+        else:
+            client.save_table(device, path, chosen)
     return Answer({"device": device, "file": str(path), "bytes": path.stat().st_size}, Text(f"{path}: {path.stat().st_size:,} bytes"))
 
 
 @app.command("import")
 @answering
 def import_table(
-    file: Annotated[Path, typer.Argument(help="JSON file: `wattle table export`, or `python -m profiler`.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="JSON or Parquet: `wattle table export`, or `python -m profiler`.", metavar="FILE")],
     device: Annotated[str | None, typer.Option("--device", help="Name to keep it under. (default: the one in the file)")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only check the file, keep nothing.")] = False,
 ) -> Answer:
@@ -59,14 +69,21 @@ def import_table(
 def read_table(file: Path) -> Document:
     """The document in the file; what is wrong inside it the server says.  ProblemError if there is no table in it."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parquet.read(file) if file.suffix == parquet.SUFFIX else _read_json(file)
     except ValueError as error:
-        raise _no_table(file, f"is no JSON ({error})") from error
+        raise _no_table(file, str(error)) from error
     if isinstance(content, Mapping) and isinstance(content.get("table"), Mapping):  # of `python -m profiler`
         content = {**content["table"], "fingerprint": content.get("fingerprint")}
     if not isinstance(content, Mapping) or not isinstance(content.get("entries"), list) or "device" not in content:
         raise _no_table(file, "holds no device with entries")
     return {"calibrations": [], **content}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"is no JSON ({error})") from error
 
 
 def _pieces(document: Document) -> Iterator[Document]:

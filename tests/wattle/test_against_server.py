@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import uvicorn
 import yaml
@@ -19,7 +20,7 @@ from store import devices, jobs
 from store.artifacts import ArtifactStore
 from store.database import Database
 from store.settings import Settings
-from wattle import tables
+from wattle import parquet, tables
 from wattle.cli import app
 from wattle.client import Client, Event, ProblemError
 
@@ -192,10 +193,29 @@ def test_a_table_travels_as_a_file(bench: Bench, tmp_path: Path, monkeypatch: py
     profiled = {"fingerprint": {"cpu": "test"}, "table": table.to_json()}
     file.write_text(json.dumps(profiled))
     assert "are in the table of this-host" in " ".join(run("table", "import", str(file))[1].split())
-    assert run("table", "export", "this-host", "--csv", "-o", str(tmp_path / "t.csv"))[0] == 0
+    assert run("table", "export", "this-host", "-o", str(tmp_path / "t.csv"))[0] == 0
     assert len((tmp_path / "t.csv").read_text().splitlines()) == len(table) + 1
     assert run("table", "export", "nosuch", "-o", str(tmp_path / "u.json"))[0] == 2
     assert sorted(path.name for path in tmp_path.glob("*.*")) == ["a table.json", "t.csv"]
+
+
+def test_a_table_travels_as_parquet(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices.register(bench.db, "this-host", {"cpu": "test"})
+    devices.save_table(bench.db, None, table := _table(Network("mobilenet_v1", (8,) * 14, 16, 1, 10)))
+    file = tmp_path / "table.parquet"
+    assert run("table", "export", "this-host", "-o", str(file))[0] == 0
+    assert tables.read_table(file) == bench.client.table("this-host")
+    assert run("table", "import", str(file), "--device", "copy")[0] == 0
+    copied = CostTable.from_json(bench.client.table("copy"))
+    assert (set(copied), copied.calibrations) == (set(table), table.calibrations)
+    assert run("table", "export", "nosuch", "--format", "parquet", "-o", str(tmp_path / "u"))[0] == 2
+    file.write_bytes(b"PAR1 and no more")
+    assert "is no Parquet" in run("table", "import", str(file))[2]
+    pyarrow.parquet.write_table(pyarrow.table({"device": ["this-host"]}), file)
+    assert "something else" in run("table", "import", str(file))[2]
+    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
+    assert "pip install 'wattle-nas[parquet]'" in " ".join(run("table", "export", "this-host", "--format", "parquet")[2].split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "table.parquet"]
 
 
 @pytest.mark.parametrize(
