@@ -20,6 +20,7 @@ from profiler.device import fingerprint, fingerprint_id
 from profiler.energy_request import EnergyRequest
 from profiler.meters import SOURCES, MeterError
 from profiler.plan import WINDOW_SECONDS, Plan
+from profiler.processor import Processor, open_processor
 from profiler.profile import Profile, profile_device
 from profiler.readings import Readings, ReadingsFile
 from profiler.timing import NoResult
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         network = _network(options)
         setting = Setting(options.batch_size, options.threads)
-        profile = _with_progress_bar(console, network, setting, options)
+        profile = _with_progress_bar(console, network, setting, open_processor(options.torch_device), options)
     except (ValueError, NoCost, NoResult, MeterError) as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         return 1
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-growth", type=float, default=4.0, help="measure widths up to this multiple of the network's own")
     add("--batch-size", type=int, default=1, help="images per inference")
     add("--threads", type=int, default=1, help="CPU threads")
+    add("--torch-device", default="cpu", help="what executes the layers: cpu, cuda, cuda:1")
     add("--seconds", type=float, default=60.0, help="time budget for latency")
     add("--meter", choices=tuple(SOURCES), help="also measure energy, with this meter; `wattle doctor` says which work here")
     add("--energy-seconds", type=float, default=900.0, help="time budget for energy")
@@ -84,9 +86,9 @@ def _network(options: argparse.Namespace) -> Network:
     )
 
 
-def _with_progress_bar(console: Console, network: Network, setting: Setting, options: argparse.Namespace) -> Profile:
+def _with_progress_bar(console: Console, network: Network, setting: Setting, on: Processor, options: argparse.Namespace) -> Profile:
     plan = Plan.of(WINDOW_SECONDS, options.energy_seconds)
-    energy = EnergyRequest(SOURCES[options.meter](), plan) if options.meter else None
+    energy = EnergyRequest.by(options.meter, plan, on) if options.meter else None
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     # Redrawn by the callback alone: a thread that redraws on its own would take the core from what is being measured.
     with Progress(*columns, console=console, auto_refresh=False) as bar:
@@ -95,18 +97,19 @@ def _with_progress_bar(console: Console, network: Network, setting: Setting, opt
         def progress(done: int, total: int, message: str) -> None:
             bar.update(task, completed=done, total=total, description=message, refresh=True)
 
-        kept = _kept(network, setting, options)
-        profile = profile_device(network, options.device, setting, options.max_growth, options.seconds, progress, energy=energy, kept=kept)
+        kept = _kept(network, setting, on, options)
+        arguments = (network, options.device, setting, options.max_growth, options.seconds, progress)
+        profile = profile_device(*arguments, energy=energy, kept=kept, on=on)
     if isinstance(kept, ReadingsFile):
         kept.discard()
     return profile
 
 
-def _kept(network: Network, setting: Setting, options: argparse.Namespace) -> Readings:
+def _kept(network: Network, setting: Setting, on: Processor, options: argparse.Namespace) -> Readings:
     if options.readings is None:
         return Readings()
     asked = {"network": asdict(network), "setting": asdict(setting), "max_growth": options.max_growth}
-    return ReadingsFile(path=options.readings, plan={**asked, "fingerprint": fingerprint(setting.threads)})
+    return ReadingsFile(path=options.readings, plan={**asked, "fingerprint": fingerprint(setting.threads, on)})
 
 
 def _show(console: Console, profile: Profile, network: Network, calibration: Calibration) -> None:

@@ -21,7 +21,7 @@ from costs.table import Anchor, Calibration, CostTable, Setting
 from profiler.device import MEMORY_FORMATS, ready_to_measure
 from profiler.energy_request import EnergyRequest
 from profiler.fit import best_fit, leave_one_out
-from profiler.meters import METERS
+from profiler.processor import CPU, Processor
 from profiler.sweep import grid, sentinel
 from profiler.timing import Measurement, NoResult, Progress, Session, Work, interleave, never, silent
 from profiler.windows import Energies
@@ -47,13 +47,12 @@ def anchor_widths(wiring: Wiring, max_widths: Sequence[int], n: int, seed: int) 
     return dict(list(found.items())[:n])
 
 
-def network_work(modules: Mapping[str, nn.Module], example: Tensor, setting: Setting) -> dict[str, Work]:
-    """One inference of each network on ``example`` [batch, ...].  The modules must be in eval mode."""
+def network_work(modules: Mapping[str, nn.Module], example: Tensor, setting: Setting, on: Processor = CPU) -> dict[str, Work]:
+    """One inference of each network on ``example`` [batch, ...].  The modules must be in eval mode; they are moved to this processor."""
     if example.shape[0] != setting.batch:
         raise ValueError(f"the example holds {example.shape[0]} images; the setting is {setting}: give {setting.batch}")
-    if setting.layout != "contiguous":
-        example = example.contiguous(memory_format=MEMORY_FORMATS[setting.layout])
-    return {name: partial(module, example) for name, module in modules.items()}
+    example = example.to(on.device).contiguous(memory_format=MEMORY_FORMATS[setting.layout])
+    return {name: on.ready(partial(module.to(on.device), example)) for name, module in modules.items()}
 
 
 def measure_networks(
@@ -63,14 +62,15 @@ def measure_networks(
     seconds: float,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
+    on: Processor = CPU,
 ) -> Session[str]:
     """Measure whole networks against each other, interleaved in one run.  One that can't be measured is missing, with the reason.
 
     They run in eval mode and are left in the mode they were in.
     """
     with ready_to_measure(setting), _eval_mode(modules.values()):
-        work = network_work(modules, example, setting)
-        return interleave(work, METERS["wall_clock"](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+        work = network_work(modules, example, setting, on)
+        return interleave(work, on.meter(), seconds, sentinel=sentinel(on), progress=progress, should_stop=should_stop)
 
 
 def measure_network_energies(
@@ -83,7 +83,7 @@ def measure_network_energies(
 ) -> Energies[str]:
     """Energy of whole networks, in one session.  MeterError, and no numbers, when the device is lost."""
     with ready_to_measure(setting), _eval_mode(modules.values()):
-        return request.measure(network_work(modules, example, setting), progress, should_stop)
+        return request.measure(network_work(modules, example, setting, request.on), progress, should_stop)
 
 
 def calibrate(

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 
 from costs.table import Setting
+from profiler.meters.nvml import torch_uuid
+from profiler.processor import CPU, Processor
 
 Fingerprint = dict[str, str | int | bool]
 
@@ -24,7 +26,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 64 * 2**20
 
 
-def fingerprint(threads: int) -> Fingerprint:
+def fingerprint(threads: int, on: Processor = CPU) -> Fingerprint:
     """What decides how fast a layer runs here.  Entries measured under another fingerprint are another device's.
 
     Pins the allocator first, so that the answer is the same before and after measuring.
@@ -41,6 +43,20 @@ def fingerprint(threads: int) -> Fingerprint:
         "virtualised": "hypervisor" in (_cpu_info("flags") or "").split(),
         "allocator": pin_allocator(),
         "onednn_cache": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "default"),
+        **(_gpu(on.device) if on.device.type == "cuda" else {}),
+    }
+
+
+def _gpu(device: torch.device) -> Fingerprint:
+    """What decides how fast a CUDA device is: which one, by its UUID, and what runs on it."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "gpu_uuid": torch_uuid(device.index) or "unknown",
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda or "unknown",
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "tf32": torch.backends.cudnn.allow_tf32,
     }
 
 

@@ -13,7 +13,7 @@ from statistics import median
 
 from costs.table import CostEntry, CostTable, Setting
 from profiler.device import ready_to_measure
-from profiler.meters import METERS, Meter
+from profiler.processor import CPU, Processor
 from profiler.timing import NoResult, interleave, median_interval
 from profiler.units import unit_work
 
@@ -36,13 +36,13 @@ def measure_drift(
     table: CostTable,
     setting: Setting,
     seconds: float = SECONDS,
-    meter: Meter | None = None,
+    on: Processor = CPU,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Drift:
     """Measure a few latencies of the table again, on this machine.  NoResult where too few were measured then, or can be now."""
     before = {entry.shape: entry for entry in probes(table, setting)}
     with ready_to_measure(setting):
-        session = interleave(unit_work(before, setting), meter or METERS["wall_clock"](), seconds, clock=clock)
+        session = interleave(unit_work(before, setting, on), on.meter(), seconds, clock=clock)
     ratios = [found.median / before[shape].value for shape, found in session.results.items()]
     if len(ratios) < MIN_ENTRIES:
         reason = next((str(why) for why in session.missing.values()), f"the table has {len(before)} measured latencies for {setting}")

@@ -56,7 +56,7 @@ def measure_energy_costs(
     anchors = list(wholes)[: _anchors(request.plan, len(wholes))]
     chosen = shortlist(times, _room(request.plan, len(anchors), len(_classes(times))))
     work: dict[LayerShape | str, Work] = {name: wholes[name][1] for name in anchors}
-    work.update(unit_work(chosen, setting).items())
+    work.update(unit_work(chosen, setting, request.on).items())
     session = request.measure(work, progress, should_stop)
     missing = {str(key): str(reason) for key, reason in session.missing.items()}
     found = {key: energy for key, energy in session.results.items() if isinstance(key, LayerShape)}

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from profiler.energy import Energy
-from profiler.meters import EnergySource
+from profiler.meters import SOURCES, EnergySource
+from profiler.meters.nvml import torch_uuid
+from profiler.processor import CPU, Processor
 from profiler.sweep import sentinel
 from profiler.timing import NoResult, Progress, Work
 from profiler.windows import HOST, Energies, Host, Plan, measure_energies
@@ -19,15 +21,24 @@ TWINS = 2  # the sentinel and its twin
 
 @dataclass(frozen=True, slots=True)
 class EnergyRequest:
-    """What to measure energy with, and in which windows."""
+    """What to measure energy with, in which windows, and of work on which processor."""
 
     source: EnergySource
     plan: Plan
     host: Host = HOST
+    on: Processor = CPU
+
+    @classmethod
+    def by(cls, meter: str, plan: Plan, on: Processor = CPU) -> EnergyRequest:
+        """By the meter of this name, of the GPU that does the work if it is one of a GPU.  MeterUnavailable where it does not work here."""
+        uuid = torch_uuid(on.device.index) if on.device.type == "cuda" and meter.startswith("nvml") else None
+        source = SOURCES[meter](**({"device": uuid} if uuid else {}))
+        return cls(source, plan, Host(synchronise=on.synchronise), on)
 
     def measure(self, work: Mapping[Key, Work], progress: Progress, should_stop: Callable[[], bool]) -> Energies[Key]:
         """Energies that the work caused; what can't be told from the idle device is missing.  MeterError when the device is lost."""
-        found = measure_energies(work, self.source, self.plan, self.host, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+        watch = sentinel(self.on)
+        found = measure_energies(work, self.source, self.plan, self.host, sentinel=watch, progress=progress, should_stop=should_stop)
         caused = {key: energy for key, energy in found.results.items() if energy.net.low > 0}
         idle = {key: _not_caused(energy) for key, energy in found.results.items() if key not in caused}
         return replace(found, results=caused, missing={**found.missing, **idle})

@@ -18,7 +18,7 @@ from profiler.anchors import anchor_widths, calibrate, network_work
 from profiler.device import Fingerprint, fingerprint, ready_to_measure
 from profiler.energy_costs import measure_energy_costs
 from profiler.energy_request import EnergyRequest
-from profiler.meters import METERS
+from profiler.processor import CPU, Processor
 from profiler.readings import Readings
 from profiler.refine import refined, slowdown
 from profiler.sweep import Grids, as_entries, grids_of, sentinel, shapes_on
@@ -88,27 +88,29 @@ def profile_device(
     anchors: int = ANCHORS,
     energy: EnergyRequest | None = None,
     kept: Readings | None = None,
+    on: Processor = CPU,
 ) -> Profile:
     """Measure every layer shape that ``network`` can meet while it grows, and ``anchors`` whole networks, for about ``seconds``.
 
     The grids that it starts from are the same for the same arguments; where the readings show that the cost bends between two widths, and
     time allows, further ones are measured (``profiler.refine``).  Layers and anchors share every round, so the machine's
     slow minutes fall on both.  ``energy`` adds energies, in a session of their own with its own time budget.  ``kept`` holds the latency
-    readings of a run with the same arguments that did not get to its end: this one goes on from there.  ValueError for a network or
-    setting out of range; NoResult if the machine was too busy to calibrate; MeterError if the meter's device was lost.
+    readings of a run with the same arguments that did not get to its end: this one goes on from there.  ``on`` executes it all.
+    ValueError for a network or setting out of range; NoResult if the machine was too busy to calibrate; MeterError if the meter's
+    device was lost.
     """
     wiring = network.wiring()
     largest = largest_widths(wiring.widths, max_growth)
     widths = anchor_widths(wiring, largest, anchors, ANCHOR_SEED)
     with ready_to_measure(setting):
-        wholes = _anchor_work(network, widths, setting)
-        session = _measured(wiring, grids_of(wiring, largest), wholes, setting, seconds, progress, should_stop, kept or Readings())
+        wholes = _anchor_work(network, widths, setting, on)
+        session = _measured(wiring, grids_of(wiring, largest), wholes, setting, seconds, progress, should_stop, kept or Readings(), on)
         units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
         measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
         missing = {str(key): str(reason) for key, reason in session.missing.items()}
         entries = as_entries(units, setting)
         table = CostTable(device, entries, [calibrate(CostTable(device, entries), wiring, measured, setting)])
-        profile = Profile(table, fingerprint(setting.threads), missing, session.rounds, _known(latency_ms=session.drift))
+        profile = Profile(table, fingerprint(setting.threads, on), missing, session.rounds, _known(latency_ms=session.drift))
         if energy is None:
             return profile
         nets = {name: (widths[name], inference) for name, inference in wholes.items()}
@@ -131,17 +133,18 @@ def _measured(
     progress: Progress,
     should_stop: Callable[[], bool],
     kept: Readings,
+    on: Processor,
 ) -> Session[LayerShape | str]:
     """One session of layers and whole networks, the grids made finer after some of its time where that is worth it."""
     work: dict[LayerShape | str, Work] = dict(wholes.items())
-    meter, watch = METERS["wall_clock"](), sentinel()
+    meter, watch = on.meter(), sentinel(on)
 
     def tell(done: int, _total: int, message: str) -> None:
         progress(min(done, int(seconds)), int(seconds), message)
 
     rounds = 0
     for share in (*REFINE_AT, 1.0):
-        work.update(unit_work([shape for shape in shapes_on(wiring, grids) if shape not in work], setting).items())
+        work.update(unit_work([shape for shape in shapes_on(wiring, grids) if shape not in work], setting, on).items())
         session = interleave(work, meter, share * seconds, sentinel=watch, progress=tell, should_stop=should_stop, kept=kept)
         rounds += session.rounds
         if share < 1:
@@ -162,8 +165,8 @@ def _error_words(calibration: Calibration) -> str:
     )
 
 
-def _anchor_work(network: Network, widths: Mapping[str, Sequence[int]], setting: Setting) -> dict[str, Work]:
+def _anchor_work(network: Network, widths: Mapping[str, Sequence[int]], setting: Setting, on: Processor) -> dict[str, Work]:
     generator = torch.Generator().manual_seed(ANCHOR_SEED)
     modules = {name: build(replace(network, widths=tuple(w)), generator).eval() for name, w in widths.items()}
     images = torch.randn(setting.batch, network.in_channels, network.image_size, network.image_size, generator=generator)
-    return network_work(modules, images, setting)
+    return network_work(modules, images, setting, on)

@@ -17,7 +17,7 @@ from costs.model import CostName
 from costs.shapes import LayerShape, Unit, Wiring
 from costs.table import UNITS, CostEntry, Setting
 from profiler.device import ready_to_measure
-from profiler.meters import METERS
+from profiler.processor import CPU, Processor
 from profiler.timing import Measurement, NoResult, Progress, Work, interleave, never, silent
 from profiler.units import unit_work
 
@@ -68,11 +68,12 @@ def measure(
     seconds: float,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
+    on: Processor = CPU,
 ) -> Sweep:
     """Measure the shapes in one interleaved session of about ``seconds``.  ValueError for a setting that can't be measured here."""
     with ready_to_measure(setting):
-        work = unit_work(shapes, setting)
-        session = interleave(work, METERS["wall_clock"](), seconds, sentinel=sentinel(), progress=progress, should_stop=should_stop)
+        work = unit_work(shapes, setting, on)
+        session = interleave(work, on.meter(), seconds, sentinel=sentinel(on), progress=progress, should_stop=should_stop)
     return Sweep(as_entries(session.results, setting), session.missing)
 
 
@@ -91,10 +92,10 @@ def _as_entry(shape: LayerShape, setting: Setting, quantity: CostName, found: Me
     )  # fmt: skip
 
 
-def sentinel() -> Work:
+def sentinel(on: Processor = CPU) -> Work:
     """A fixed piece of work whose drift tells whether the machine stayed the same during a session."""
     shape = LayerShape("conv2d", 32, 32, 3, 1, 1, 16, 16, True, "silu")
-    return unit_work([shape], Setting())[shape]
+    return unit_work([shape], Setting(), on)[shape]
 
 
 def shapes_of(unit: Unit, widths: Sequence[int], grids: Grids) -> Iterator[LayerShape]:

@@ -18,6 +18,7 @@ from costs.shapes import LayerShape
 from costs.table import Setting
 from growth.networks import unit_module
 from profiler.device import MEMORY_FORMATS
+from profiler.processor import CPU, Processor
 from profiler.timing import Work
 
 _WEIGHT_STD = 0.1
@@ -41,23 +42,23 @@ def example_inputs(shape: LayerShape, batch: int) -> tuple[tuple[int, ...], ...]
     return (read, (batch, shape.out_channels, *shape.output_size)) if shape.residual else (read,)
 
 
-def unit_work(shapes: Iterable[LayerShape], setting: Setting) -> dict[LayerShape, Work]:
-    """One call of each unit, ready to be measured."""
+def unit_work(shapes: Iterable[LayerShape], setting: Setting, on: Processor = CPU) -> dict[LayerShape, Work]:
+    """One call of each unit, ready to be measured on this processor."""
     with torch.device("meta"):
         units = {shape: _unit(shape).eval() for shape in shapes}
     sizes = {shape: example_inputs(shape, setting.batch) for shape in units}
     generator = torch.Generator().manual_seed(0)
     weights = torch.empty(max((p.numel() for unit in units.values() for p in unit.parameters()), default=0))
-    weights.normal_(0, _WEIGHT_STD, generator=generator)
+    weights = weights.normal_(0, _WEIGHT_STD, generator=generator).to(on.device)
     activations = torch.empty(max((math.prod(size) for inputs in sizes.values() for size in inputs), default=0))
-    activations.normal_(generator=generator)
+    activations = activations.normal_(generator=generator).to(on.device)
     memory_format = MEMORY_FORMATS[setting.layout]
     work: dict[LayerShape, Work] = {}
     for shape, unit in units.items():
         _materialise(unit, weights)
         inputs = [activations[: math.prod(size)].view(size) for size in sizes[shape]]
         unit.to(memory_format=memory_format)
-        work[shape] = partial(unit, *(x.contiguous(memory_format=memory_format) if x.dim() == 4 else x for x in inputs))
+        work[shape] = on.ready(partial(unit, *(x.contiguous(memory_format=memory_format) if x.dim() == 4 else x for x in inputs)))
     return work
 
 
@@ -76,6 +77,6 @@ def _materialise(unit: nn.Module, weights: Tensor) -> None:
             shared = weights[: parameter.numel()].view(parameter.shape)
             setattr(module, name, nn.Parameter(shared, requires_grad=False))
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean = torch.zeros(module.num_features)
-            module.running_var = torch.ones(module.num_features)
+            module.running_mean = weights.new_zeros(module.num_features)
+            module.running_var = weights.new_ones(module.num_features)
             module.num_batches_tracked = None

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     device_threads: int = Field(
         default=1, ge=1, le=256, description="CPU threads of an inference on this worker's device, where a spec does not say otherwise"
     )
+    torch_device: str = Field(
+        default="cpu", pattern=r"^(cpu|cuda(:\d{1,2})?)$", description="what trains and is measured on this worker: `cpu`, `cuda`, `cuda:1`"
+    )
     energy_window_seconds: float = Field(
         default=5,
         ge=0.1,

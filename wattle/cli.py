@@ -92,11 +92,13 @@ def demo(
 def worker(
     device: Annotated[str, typer.Option("--device", help="Name under which this machine's measurements are kept.")] = "this-host",
     threads: Annotated[int | None, typer.Option(help="CPU threads of an inference on this device. (default: 1)", min=1, max=256)] = None,
+    torch_device: Annotated[str | None, typer.Option(help="What trains and is measured: cpu, cuda, cuda:1. (default: cpu)")] = None,
     only_profiles: Annotated[bool, typer.Option("--only-profiles", metavar="", help="Take no growth jobs: others train.")] = False,
 ) -> Answer:
     """Run a worker in this machine's name: it takes growth jobs, and the profile jobs of its device.  Settings: WATTLE_*."""
     command = [sys.executable, "-m", "worker", "--device", device]
     command += ["--threads", str(threads)] if threads is not None else []
+    command += ["--torch-device", torch_device] if torch_device is not None else []
     command += ["--only-profiles"] if only_profiles else []
     # in place of this process, so that signals reach the worker itself
     become = partial(os.execve, command[0], command, {**connection.broker_here(), **os.environ})
@@ -239,7 +241,7 @@ def devices() -> Answer:
         measured = str(entry["measured_at"] or "never: wattle profile")
         errors = "\n".join(map(_calibration_words, entry["calibrated"]))
         worker = Text("alive", "green") if entry["alive"] else Text("gone", "yellow")
-        processor = str(entry["fingerprint"].get("cpu", ""))
+        processor = str(entry["fingerprint"].get("gpu") or entry["fingerprint"].get("cpu", ""))
         table.add_row(entry["name"], worker, processor, str(entry["threads"]), str(entry["entries"]), measured, errors)
     return Answer({"devices": found}, table if found else Text("no devices: start a worker with `wattle worker --device this-host`"))
 

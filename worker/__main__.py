@@ -25,14 +25,26 @@ from worker.tasks import register_task
 # Kernels that oneDNN keeps compiled.  A growing network meets many shapes; at the default of 1024 it would compile again and again.
 ONEDNN_CACHE = "16384"
 
+ASK = """
+import json, sys
+from profiler.device import fingerprint
+from profiler.processor import open_processor
+try:
+    print(json.dumps(fingerprint(int(sys.argv[1]), open_processor(sys.argv[2]))))
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     settings = Settings()
     options = _parse(arguments, settings)
-    settings = settings.model_copy(update={"device": options.device, "device_threads": options.threads})
+    settings = settings.model_copy(
+        update={"device": options.device, "device_threads": options.threads, "torch_device": options.torch_device}
+    )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
-    found = fingerprint(settings.device_threads)
+    found = fingerprint(settings.device_threads, settings.torch_device)
     if not 1 <= settings.device_threads <= found["cores"]:
         sys.exit(f"threads is {settings.device_threads}; this process may use {found['cores']} cores: give --threads 1 to {found['cores']}")
     db = Database(settings.database)
@@ -55,10 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     return int(worker.exitcode or 0)
 
 
-def fingerprint(threads: int) -> dict[str, Any]:
+def fingerprint(threads: int, torch_device: str = "cpu") -> dict[str, Any]:
     """What this machine is.  Asked in a process of its own, so that torch never enters the one that forks."""
-    code = f"import json; from profiler.device import fingerprint; print(json.dumps(fingerprint({threads})))"
-    answer = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    answer = subprocess.run([sys.executable, "-c", ASK, str(threads), torch_device], check=False, stdout=subprocess.PIPE)
+    if answer.returncode:
+        sys.exit("this worker does not start: its device could not be asked what it is (above)")
     return dict(json.loads(answer.stdout))
 
 
@@ -70,6 +83,7 @@ def _parse(arguments: list[str] | None, settings: Settings) -> argparse.Namespac
     )
     parser.add_argument("--device", default=settings.device, help="name under which this machine's measurements are kept")
     parser.add_argument("--threads", type=int, default=settings.device_threads, help="CPU threads of an inference on this device")
+    parser.add_argument("--torch-device", default=settings.torch_device, help="what trains and is measured: cpu, cuda, cuda:1")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only-profiles", action="store_true", help="take no growth jobs")
     which.add_argument("--queues", help="comma-separated queues (None: profile.DEVICE,growth)")

@@ -17,12 +17,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
 
 from costs.model import EXACT, Budget, CostModel
 from costs.table import CostTable, NoCost, Setting
@@ -31,13 +29,14 @@ from growth.checkpoint import save_network
 from growth.events import Event, Finished, Round, Step
 from growth.loop import Growth
 from growth.preprocessing import Preprocessing
-from growth.training import Data, Samples, size
+from growth.training import size
 from store import images
 from store.admission import cost_model, seed_network
 from store.settings import Settings
 from store.spec import BudgetSpec, JobSpec
 from worker import data
 from worker.leash import die_with
+from worker.placement import beside
 from worker.run import growth_config
 
 Say = Callable[[str], object]
@@ -65,7 +64,7 @@ def run(spec: JobSpec, output: Path, table: Path | None, device: torch.device, s
     network = seed_network(spec.network, images.describe(spec.data, settings, decode=1))
     first, *further = budgets = _budgets(spec, table)
     sets, preprocessing = data.load(spec.data, settings, spec.training.seed)
-    sets = Data(*(_beside(part, device) for part in (sets.train, sets.selection, sets.test)))
+    sets = beside(sets, device)
     path = _checkpoint_of(spec, output)
     resumes = path.exists()
     growth = (
@@ -169,29 +168,6 @@ def _device() -> torch.device:
         raise ValueError(f"process {number + 1} of this machine finds {there} GPUs; start one process for each, or hide them all")
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
-
-
-def _beside(part: Samples, device: torch.device) -> Samples:
-    """The data set with its images on ``device``: all of them, or as they are read."""
-    if device.type == "cpu":
-        return part
-    if isinstance(part, TensorDataset):
-        return cast(Samples, TensorDataset(*(tensor.to(device) for tensor in part.tensors)))
-    return _ReadTo(part, device)
-
-
-class _ReadTo(Dataset[tuple[Tensor, int]]):
-    """A data set whose images are moved as they are read."""
-
-    def __init__(self, part: Samples, device: torch.device) -> None:
-        self._part, self._device = part, device
-
-    def __len__(self) -> int:
-        return size(self._part)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        image, label = self._part[position]
-        return image.to(self._device), label
 
 
 def _say(line: str) -> None:

@@ -16,6 +16,7 @@ from growth.networks import build
 from profiler.anchors import measure_network_energies, measure_networks
 from profiler.energy_request import TWINS, EnergyRequest
 from profiler.meters import SOURCES, MeterError
+from profiler.processor import Processor
 from profiler.timing import Measurement, Progress, silent
 from profiler.windows import Plan
 from store.settings import Settings
@@ -53,16 +54,16 @@ class Measurements:
         return {**interval, "unit": UNITS[self.quantity], **source, **net, **counts, "device": self.device, **asdict(self.setting)}
 
 
-def energy_request(meter: str, settings: Settings, seconds: float) -> EnergyRequest:
+def energy_request(meter: str, settings: Settings, seconds: float, on: Processor) -> EnergyRequest:
     """Energy by this meter, in this worker's windows.  MeterUnavailable, with the remedy, where it does not work here."""
-    return EnergyRequest(SOURCES[meter](), Plan.of(settings.energy_window_seconds, seconds))
+    return EnergyRequest.by(meter, Plan.of(settings.energy_window_seconds, seconds), on)
 
 
-def measure_latency(networks: Iterable[Network], setting: Setting, device: str, should_stop: Stop) -> Measurements:
+def measure_latency(networks: Iterable[Network], setting: Setting, device: str, on: Processor, should_stop: Stop) -> Measurements:
     """Measure the networks on this machine, interleaved, so that all meet the same machine."""
     distinct, modules, example = _built(networks, setting)
     try:
-        session = measure_networks(modules, example, setting, SECONDS_PER_NETWORK * len(modules), should_stop=should_stop)
+        session = measure_networks(modules, example, setting, SECONDS_PER_NETWORK * len(modules), should_stop=should_stop, on=on)
     except ValueError as error:  # more threads than cores, say
         return Measurements.none(distinct.values(), str(error))
     results = {distinct[key].widths: found for key, found in session.results.items()}
@@ -74,6 +75,7 @@ def measure_energy(
     networks: Iterable[Network],
     prices: CostModel,
     device: str,
+    on: Processor,
     settings: Settings,
     should_stop: Stop,
     progress: Progress = silent,
@@ -88,7 +90,7 @@ def measure_energy(
         return Measurements.none(distinct.values(), f"energy is an estimate by {meter}; no meter has measured it")
     budget = Plan.of(settings.energy_window_seconds, 0).seconds_for(len(modules) + TWINS)
     try:
-        request = energy_request(meter, settings, budget)
+        request = energy_request(meter, settings, budget, on)
         session = measure_network_energies(modules, example, setting, request, progress=progress, should_stop=should_stop)
     except (ValueError, MeterError) as error:
         return Measurements.none(distinct.values(), str(error))

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 def run_profile(attempt: Attempt, reporter: Reporter) -> None:
     """Measure and keep.  What was read before an interruption is gone on from, if the machine has not changed meanwhile."""
     from profiler.device import fingerprint
+    from profiler.processor import open_processor
     from profiler.profile import profile_device
     from profiler.readings import ReadingsFile
     from worker.measured import energy_request
@@ -29,14 +30,15 @@ def run_profile(attempt: Attempt, reporter: Reporter) -> None:
         fraction = done / max(1, total)
         reporter.tell({"step": done, "total_steps": total, "overall_fraction": fraction, "eta_seconds": total - done, "message": message})
 
-    energy = energy_request(spec.meter, attempt.settings, spec.energy_seconds) if spec.meter else None
+    on = open_processor(attempt.settings.torch_device)
+    energy = energy_request(spec.meter, attempt.settings, spec.energy_seconds, on) if spec.meter else None
     arguments = (admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds)
     kept = ReadingsFile(
         path=attempt.settings.job_dir(attempt.job_id) / "readings.json",
-        plan={"spec": attempt.lease.job.spec, "fingerprint": fingerprint(admitted.setting.threads)},
+        plan={"spec": attempt.lease.job.spec, "fingerprint": fingerprint(admitted.setting.threads, on)},
     )
     try:
-        profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop, energy=energy, kept=kept)
+        profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop, energy=energy, kept=kept, on=on)
     finally:
         attempt.stop_if_asked()  # also where too few readings were an error: they are too few because it was told to stop
         kept.discard()  # a retry of what failed is to measure anew

@@ -20,6 +20,7 @@ from growth.config import GrowthConfig
 from growth.moments import at_moments
 from growth.preprocessing import Preprocessing
 from growth.training import Data, size
+from profiler.processor import Processor, open_processor
 from store import devices, jobs
 from store.admission import Admission, LoadTable, admit
 from store.database import Database
@@ -30,6 +31,7 @@ from worker.attempt import Attempt, Reporter
 from worker.comparison import compare, run_names
 from worker.frontier import frontier_names, seed_advice
 from worker.measured import Measurements, measure_energy, measure_latency
+from worker.placement import beside
 from worker.profile_run import run_profile
 from worker.report import Setup, build_report
 from worker.runs import Result, Runs, Trained
@@ -52,14 +54,16 @@ def run_growth(attempt: Attempt, reporter: Reporter, account: Account) -> None:
     """Train, score and grow; then the controls; all of it again with each further seed; then say what it costs and whether it paid."""
     spec = JobSpec.model_validate(attempt.lease.job.spec)
     torch.set_num_threads(spec.training.threads)
+    on = open_processor(attempt.settings.torch_device)
     tables = _tables_of_first_attempt(attempt, spec.budget.device)
     admitted = admit(spec, attempt.db, attempt.settings, tables)
     spec = admitted.spec
     here, first_attempt = attempt.device, attempt.lease.attempt == 1
     reporter.tell({"phase": "profiling"})
-    checked = check_tables(spec.budgets, here, lambda: tables(attempt.db, here), refuse=first_attempt)
+    checked = check_tables(spec.budgets, here, on, lambda: tables(attempt.db, here), refuse=first_attempt)
     reporter.tell({"phase": "loading"})
     sets, preprocessing = data.load(spec.data, attempt.settings, spec.training.seed)
+    sets = beside(sets, on.device)
     config = growth_config(spec, sets, admitted.wiring, admitted.budgets)
     attempt.stop_if_asked()
 
@@ -72,7 +76,7 @@ def run_growth(attempt: Attempt, reporter: Reporter, account: Account) -> None:
     repeats += [_results(compare(runs, spec, repeat, admitted.network, config)) for repeat in later]
 
     networks = [admitted.network, *(run.network for repeat in repeats for run in repeat.values())]
-    measured = _measure(attempt, reporter, spec, admitted, networks)
+    measured = _measure(attempt, reporter, spec, admitted, on, networks)
     reporter.tell({"phase": "report"}, at_once=True)
     chosen = delivered(spec.training.final, {arm: run.finished.selection.loss for arm, run in repeats[0].items()})
     setup = Setup(attempt.lease.job, spec, admitted.network, admitted.budgets, config, preprocessing, sets, advised, checked)
@@ -151,17 +155,19 @@ def _tables_of_first_attempt(attempt: Attempt, first: str) -> LoadTable:
     return load
 
 
-def _measure(attempt: Attempt, reporter: Reporter, spec: JobSpec, admitted: Admission, networks: list[Network]) -> dict[str, Measurements]:
+def _measure(
+    attempt: Attempt, reporter: Reporter, spec: JobSpec, admitted: Admission, on: Processor, networks: list[Network]
+) -> dict[str, Measurements]:
     """What all networks of the report cost, where this worker is the device they are for: their latency, and energy if that is limited."""
     reporter.tell({"phase": "measuring"}, at_once=True)
     here, stop = attempt.device, attempt.asked_to_stop
-    latency = (
-        measure_latency(networks, admitted.setting, here, stop) if spec.budget.device == here else _elsewhere(networks, here, spec.budget)
-    )
-    measured = {"latency_ms": latency}
+    if spec.budget.device == here:
+        measured = {"latency_ms": measure_latency(networks, admitted.setting, here, on, stop)}
+    else:
+        measured = {"latency_ms": _elsewhere(networks, here, spec.budget)}
     for asked, budget in zip(spec.budgets, admitted.budgets, strict=True):
         if asked.cost == "energy_mj" and asked.device == here:
-            arguments = (networks, budget.cost_model, here, attempt.settings, stop)
+            arguments = (networks, budget.cost_model, here, on, attempt.settings, stop)
             measured["energy_mj"] = measure_energy(*arguments, lambda _done, _total, message: reporter.tell({"message": message}))
         elif asked.cost == "energy_mj":
             measured.setdefault("energy_mj", _elsewhere(networks, here, asked))

@@ -14,6 +14,7 @@ from typing import Any
 from costs.model import EXACT
 from costs.table import CostTable, Setting
 from profiler.drift import Drift, measure_drift
+from profiler.processor import Processor
 from profiler.timing import NoResult
 from store.admission import setting_of
 from store.spec import BudgetSpec
@@ -29,14 +30,14 @@ class TableOutdated(RuntimeError):  # noqa: N818 - an answer, and no fault of th
     """The machine is far from what its cost table says; the message says by how much, and the remedy."""
 
 
-def check_tables(budgets: Iterable[BudgetSpec], here: str, table: Callable[[], CostTable], refuse: bool) -> list[Document]:
+def check_tables(budgets: Iterable[BudgetSpec], here: str, on: Processor, table: Callable[[], CostTable], refuse: bool) -> list[Document]:
     """What the drift check found for each setting that this machine's table is asked in.  TableOutdated if it must not be trusted.
 
     Nothing for counted costs, and for devices elsewhere.
     """
     asked = [budget for budget in budgets if budget.cost not in EXACT and budget.device == here]
     settings = dict.fromkeys(setting_of(budget) for budget in asked)
-    return [_checked(table(), setting, refuse) for setting in settings]
+    return [_checked(table(), setting, on, refuse) for setting in settings]
 
 
 def drift_words(checked: Sequence[Document]) -> str:
@@ -44,10 +45,10 @@ def drift_words(checked: Sequence[Document]) -> str:
     return " ".join(each["note"] for each in checked if "note" in each)
 
 
-def _checked(table: CostTable, setting: Setting, refuse: bool) -> Document:
+def _checked(table: CostTable, setting: Setting, on: Processor, refuse: bool) -> Document:
     document: Document = {"device": table.device, **asdict(setting)}
     try:
-        drift = measure_drift(table, setting)
+        drift = measure_drift(table, setting, on=on)
     except (NoResult, ValueError) as error:  # too busy, or more threads than cores
         logger.warning("the table of %s was not checked: %s", table.device, error)
         return {**document, "reason": str(error)}

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from profiler.meters.base import DeviceLost, Meter, MeterError, MeterUnavailable, Origin, Reading
+from profiler.meters.cuda_events import CudaEvents
 from profiler.meters.energy import EnergyMeter
 from profiler.meters.ina3221 import open_ina3221
 from profiler.meters.nvml_power import open_nvml_power
@@ -25,6 +26,7 @@ from profiler.meters.wall_clock import WallClock, minor_page_faults, scheduler_d
 __all__ = [
     "METERS",
     "SOURCES",
+    "CudaEvents",
     "DeviceLost",
     "DeviceState",
     "EnergyMeter",
@@ -57,6 +59,7 @@ def _meter_of(open_source: Callable[..., EnergySource], **options: Any) -> Energ
 
 METERS: dict[str, Callable[..., Meter]] = {
     "wall_clock": WallClock,
+    "cuda_events": CudaEvents,
     **{name: partial(_meter_of, open_source) for name, open_source in SOURCES.items()},
     "replay": Replay,
     "power_model": PowerModel,

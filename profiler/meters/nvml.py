@@ -100,7 +100,7 @@ def cuda_uuid(index: int, found: Sequence[Gpu], environ: Mapping[str, str]) -> s
 
     CUDA_VISIBLE_DEVICES lists CUDA indices or UUIDs (or their beginnings); the first entry that is not valid hides all that follow.
     """
-    if known := _torch_uuid(index):
+    if known := torch_uuid(index):
         return known
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -135,7 +135,8 @@ def _in_cuda_order(index: int, found: Sequence[Gpu], environ: Mapping[str, str])
     return found[index].uuid
 
 
-def _torch_uuid(index: int) -> str | None:
+def torch_uuid(index: int) -> str | None:
+    """The UUID of what CUDA calls ``index`` in this process, if torch has CUDA and says it."""
     import torch
 
     if not torch.cuda.is_available() or index >= torch.cuda.device_count():

@@ -8,14 +8,15 @@ from costs.shapes import LayerShape
 from costs.table import CostEntry, CostTable, Setting
 from profiler import drift
 from profiler.drift import ENTRIES, measure_drift, probes
-from profiler.meters import Reading
+from profiler.meters import Meter, Reading
+from profiler.processor import Processor
 from profiler.timing import NoResult, Work
 
 ONE = Setting()
 
 
 class Machine:
-    """Executes a layer in its MACs times ``pace``, in nanoseconds."""
+    """A processor and its meter: executes a layer in its MACs times ``pace``, in nanoseconds."""
 
     quantity = "latency_ms"
     window_seconds = 1e-3
@@ -23,8 +24,11 @@ class Machine:
     def __init__(self, pace: float, disturbed: str | None = None) -> None:
         self.pace, self.disturbed, self.now, self.began = pace, disturbed, 0.0, 0.0
 
-    def units(self, shapes: Iterable[LayerShape], _setting: Setting) -> dict[LayerShape, Work]:
+    def units(self, shapes: Iterable[LayerShape], _setting: Setting, _on: Processor) -> dict[LayerShape, Work]:
         return {shape: self._call(shape) for shape in shapes}
+
+    def meter(self) -> Meter:
+        return self  # type: ignore[return-value]
 
     def _call(self, shape: LayerShape) -> Callable[[], None]:
         def call() -> None:

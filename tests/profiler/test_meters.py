@@ -2,6 +2,7 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from costs.table import UNITS
 from profiler.meters import (
     METERS,
     SOURCES,
+    CudaEvents,
     EnergyMeter,
     Meter,
     MeterError,
@@ -54,6 +56,27 @@ def hwmon(root: Path, **rails: tuple[float, float]) -> Path:
     return folder
 
 
+NO_CUDA = {"cuda": SimpleNamespace(is_available=lambda: False)}
+
+
+def cuda_on(clock: Callable[[], float]) -> Any:
+    """``torch.cuda`` whose events happen at once, on this clock."""
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.seconds = 0.0
+
+        def record(self) -> None:
+            self.seconds = clock()
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, later: "Event") -> float:
+            return 1e3 * (later.seconds - self.seconds)
+
+    return SimpleNamespace(is_available=lambda: True, current_device=lambda: 0, synchronize=lambda: None, Event=Event)
+
+
 def ready(name: str, stub: Any, tmp_path: Path) -> Bench:
     """Each meter in a world where it works; one unit of work is 100 W for a second, on its device."""
     time = {"clock": stub.clock, "every": stub.every}
@@ -64,6 +87,8 @@ def ready(name: str, stub: Any, tmp_path: Path) -> Bench:
 
     if name == "wall_clock":
         return Bench(WallClock(), lambda n: [sum(i * i for i in range(20_000)) for _ in range(n)] and None)
+    if name == "cuda_events":
+        return Bench(CudaEvents(SOURCES["nvml_power"]().state, cuda_on(stub.clock)), gpu_work, 1000)
     if name == "power_model":
         stopwatch = WallClock(stub.clock, lambda: 0.0, lambda: 0)
         return Bench(PowerModel(100.0, stopwatch), gpu_work, 100_000)
@@ -112,7 +137,7 @@ def test_a_meter_names_its_quantity_and_origin_and_reads_more_for_more_work(name
 def test_a_meter_that_cannot_be_used_says_why_and_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     with pytest.raises(MeterUnavailable, match=r".+; .+"):
-        METERS[name](**({"root": Path("/nowhere")} if name.startswith(("rapl", "ina")) else {}))
+        METERS[name](**({"root": Path("/nowhere")} if name.startswith(("rapl", "ina")) else NO_CUDA if name == "cuda_events" else {}))
 
 
 def test_a_recording_is_replayed_once_in_order_and_keeps_its_origin(stub: Any, tmp_path: Path) -> None:

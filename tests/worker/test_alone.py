@@ -22,7 +22,7 @@ from costs.table import Calibration, CostEntry, CostTable, Setting
 from growth.checkpoint import load_network, read
 from growth.training import fetch, size
 from profiler.sweep import plan
-from worker import alone
+from worker import alone, placement
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -95,9 +95,9 @@ def test_what_can_not_be_done_is_refused_in_words(tmp_path: Path, capsys: pytest
 
 def test_images_are_moved_to_the_device_all_at_once_or_as_they_are_read() -> None:
     x, y, meta = torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), torch.device("meta")
-    assert alone._beside(TensorDataset(x, y), torch.device("cpu"))[:][0] is not None  # type: ignore[index]
-    for part in (TensorDataset(x, y), alone._ReadTo(TensorDataset(x, y), meta)):
-        moved = alone._beside(part, meta)  # type: ignore[arg-type]
+    assert placement._on(TensorDataset(x, y), torch.device("cpu"))[:][0] is not None  # type: ignore[index]
+    for part in (TensorDataset(x, y), placement._ReadTo(TensorDataset(x, y), meta)):
+        moved = placement._on(part, meta)  # type: ignore[arg-type]
         assert size(moved) == 3
         assert fetch(moved, [0, 2])[0].device == meta
 

@@ -17,6 +17,7 @@ import pytest
 from costs.families import Network
 from costs.table import Calibration, CostTable, Setting, TableCost
 from profiler.meters import METERS, SOURCES, DeviceLost, MeterUnavailable, WallClock
+from profiler.processor import CPU
 from store import devices, jobs
 from store.admission import admit
 from store.artifacts import ArtifactStore
@@ -133,7 +134,7 @@ def test_work_that_the_gpu_does_not_do_has_no_energy(db: Database, settings: Set
     """The trap of a machine whose torch has no CUDA: the counter runs, and counts an idle GPU."""
     gpu.set("cpu_watts", 0.0)
     network = Network("plain", (6, 8), 8, 1, 10)
-    found = measure_energy([network], prices(), "this-host", settings, lambda: False)
+    found = measure_energy([network], prices(), "this-host", CPU, settings, lambda: False)
     assert found.results == {}
     assert "draws hardly more than without; nvml_total_energy measures another device" in found.of(network)["reason"]
 
@@ -141,7 +142,7 @@ def test_work_that_the_gpu_does_not_do_has_no_energy(db: Database, settings: Set
 def test_a_gpu_lost_after_training_costs_the_report_its_energies_and_nothing_else(settings: Settings, gpu: Any) -> None:
     gpu.set("lost", 1)
     network = Network("plain", (6, 8), 8, 1, 10)
-    found = measure_energy([network], prices(), "this-host", settings, lambda: False)
+    found = measure_energy([network], prices(), "this-host", CPU, settings, lambda: False)
     assert "GPU is lost" in found.of(network)["reason"]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from costs.table import CostTable
 from profiler.drift import Drift
+from profiler.processor import CPU, Processor
 from profiler.timing import NoResult
 from store.spec import BudgetSpec
 from worker import trust
@@ -21,7 +22,7 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> list[float | Exception]:
     """What the drift check finds, setting by setting."""
     found: list[float | Exception] = []
 
-    def measured(*_table_and_setting: object) -> Drift:
+    def measured(*_table_and_setting: object, on: Processor) -> Drift:
         ratio = found.pop(0)
         if isinstance(ratio, Exception):
             raise ratio
@@ -32,7 +33,7 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> list[float | Exception]:
 
 
 def checked(*budgets: dict[str, Any], refuse: bool = True) -> list[dict[str, Any]]:
-    return check_tables([BudgetSpec(**{"threads": 1, **budget}) for budget in budgets], HERE, lambda: CostTable(HERE), refuse)
+    return check_tables([BudgetSpec(**{"threads": 1, **budget}) for budget in budgets], HERE, CPU, lambda: CostTable(HERE), refuse)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.99 * WARN, 1.01 / WARN])

@@ -1,0 +1,153 @@
+"""Where work is executed: the contract of every processor that is here, and that everything measured goes through the one that is asked."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from costs.families import Network
+from costs.table import Setting
+from profiler.anchors import measure_networks
+from profiler.device import fingerprint
+from profiler.drift import measure_drift
+from profiler.energy_request import EnergyRequest
+from profiler.meters import SOURCES, CudaEvents, DeviceState, Meter, MeterUnavailable, WallClock
+from profiler.plan import Plan
+from profiler.processor import CPU, PROCESSORS, Cpu, open_processor
+from profiler.profile import profile_device
+from profiler.timing import Work
+
+TINY = Network("plain", (4, 4), 8, 1, 3)
+ONE = Setting()
+
+
+class Counting(Cpu):
+    """A CPU that counts what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given, self.called, self.waited, self.opened = 0, set[int](), 0, 0
+
+    def ready(self, work: Work) -> Work:
+        number = self.given
+        self.given += 1
+
+        def counted() -> None:
+            self.called.add(number)
+            work()
+
+        return counted
+
+    def meter(self) -> Meter:
+        self.opened += 1
+        return WallClock(scheduler_delay=lambda: 0.0, page_faults=lambda: 0)
+
+    def synchronise(self) -> None:
+        self.waited += 1
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_processor_executes_times_and_waits(name: str) -> None:
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device here")
+    on = open_processor(name)
+    x = torch.zeros(3, device=on.device)
+    work, meter = on.ready(lambda: x.add_(1)), on.meter()
+    on.synchronise()
+    before = x.clone()
+    meter.start()
+    work()
+    reading = meter.stop()
+    on.synchronise()
+    assert (x - before).tolist() == [1, 1, 1]
+    assert meter.quantity == "latency_ms"
+    assert reading.value > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("abacus", "torch_device is 'abacus', which torch does not know; give cpu, cuda or cuda:1"),
+        ("meta", "torch_device is 'meta'; work on cpu and cuda can be measured"),
+        ("cpu:1", "torch_device is cpu:1; a machine has one cpu: write cpu"),
+        ("cuda:99", r"torch_device is cuda:99; torch .* finds \d+ CUDA devices here: .*or use cpu"),
+    ],
+)
+def test_a_processor_that_is_not_here_is_refused_with_the_remedy(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_processor(name)
+
+
+def test_all_that_a_profile_measures_is_executed_by_its_processor() -> None:
+    on = Counting()
+    profile = profile_device(TINY, "bench", ONE, 1.5, 1.0, anchors=3, on=on)
+    assert on.given >= len(profile.table) + 3 + 1  # layers, whole networks, the sentinel
+    assert on.called == set(range(on.given))
+    assert on.opened == 1
+    assert measure_drift(profile.table, ONE, 0.2, on=on).entries > 0
+    assert on.opened == 2
+    measure_networks({"a": torch.nn.Identity()}, torch.zeros(1, 3), ONE, 0.1, on=on)
+    assert (on.opened, on.called) == (3, set(range(on.given)))
+
+
+def test_energy_waits_for_the_processor_whose_work_it_measures(stub: Any) -> None:
+    on = Counting()
+    request = EnergyRequest.by("nvml_total_energy", Plan(), on)
+    assert request.on is on
+    request.host.synchronise()
+    assert on.waited == 1
+    assert request.source.origin.device == SOURCES["nvml_total_energy"]().origin.device
+
+
+def test_the_cpu_needs_no_word_about_gpus() -> None:
+    assert not {"gpu", "gpu_uuid", "tf32"} & fingerprint(1, CPU).keys()
+
+
+def fake_cuda(moments: Iterator[float], devices: int = 1) -> Any:
+    """``torch.cuda`` whose events happen at these seconds."""
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+            self.seconds = float("nan")
+
+        def record(self) -> None:
+            self.seconds = next(moments)
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, later: "Event") -> float:
+            return 1e3 * (later.seconds - self.seconds)
+
+    return SimpleNamespace(is_available=lambda: devices > 0, current_device=lambda: 0, synchronize=lambda: None, Event=Event)
+
+
+@pytest.mark.parametrize(
+    ("state", "disturbed"),
+    [
+        (DeviceState(), None),
+        (DeviceState(throttle=0x4), None),  # the power cap: usual under full load
+        (DeviceState(throttle=0x40), "throttled (hardware thermal)"),
+        (DeviceState(foreign=frozenset({4242})), "other processes on the device"),
+    ],
+)
+def test_a_window_between_events_is_disturbed_by_what_nvml_sees(state: DeviceState, disturbed: str | None) -> None:
+    meter = CudaEvents(lambda: state, fake_cuda(iter((2.0, 2.5))))
+    meter.start()
+    reading = meter.stop()
+    assert (reading.value, reading.disturbed) == (500.0, disturbed)
+    assert (reading.origin.kind, reading.origin.scope) == ("measured", "gpu")
+
+
+def test_without_nvml_the_origin_says_that_nobody_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    meter = CudaEvents(cuda=fake_cuda(iter((0.0, 1.0))))
+    meter.start()
+    assert "throttling not watched" in meter.stop().origin.detail
+
+
+def test_without_cuda_there_are_no_events() -> None:
+    with pytest.raises(MeterUnavailable, match=r"torch finds no CUDA device; .*wall_clock"):
+        CudaEvents(cuda=fake_cuda(iter(()), devices=0))
