@@ -69,6 +69,11 @@ def measure_energy_costs(
     return EnergyCosts(entries, calibration, missing, session.drift, session.twin)
 
 
+def check_room(plan: Plan, shapes: Iterable[LayerShape], networks: int) -> None:
+    """NoResult, before anything is measured, when the time budget can't hold windows of each class of these layers."""
+    _room(plan, _anchors(plan, networks), len(_classes(shapes)))
+
+
 def shortlist(times: Mapping[LayerShape, CostEntry], room: int) -> list[LayerShape]:
     """At most ``room`` layers: two of each class (one, if there is no room for two), and more by the classes' shares of the layers."""
     classes = _classes(times)

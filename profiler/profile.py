@@ -16,7 +16,7 @@ from costs.table import Calibration, CostTable, Setting
 from growth.networks import build
 from profiler.anchors import anchor_widths, calibrate, network_work
 from profiler.device import Fingerprint, fingerprint, ready_to_measure
-from profiler.energy_costs import measure_energy_costs
+from profiler.energy_costs import check_room, measure_energy_costs
 from profiler.energy_request import EnergyRequest
 from profiler.processor import CPU, Processor
 from profiler.readings import Readings
@@ -101,10 +101,12 @@ def profile_device(
     """
     wiring = network.wiring()
     largest = largest_widths(wiring.widths, max_growth)
-    widths = anchor_widths(wiring, largest, anchors, ANCHOR_SEED)
+    widths, grids = anchor_widths(wiring, largest, anchors, ANCHOR_SEED), grids_of(wiring, largest)
+    if energy is not None:
+        check_room(energy.plan, shapes_on(wiring, grids), len(widths))
     with ready_to_measure(setting):
         wholes = _anchor_work(network, widths, setting, on)
-        session = _measured(wiring, grids_of(wiring, largest), wholes, setting, seconds, progress, should_stop, kept or Readings(), on)
+        session = _measured(wiring, grids, wholes, setting, seconds, progress, should_stop, kept or Readings(), on)
         units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
         measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
         missing = {str(key): str(reason) for key, reason in session.missing.items()}

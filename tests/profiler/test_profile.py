@@ -1,12 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from costs.families import Network
 from costs.table import CostTable, NoCost, Setting, TableCost
 from profiler.__main__ import main
+from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS, WallClock
+from profiler.plan import Plan
 from profiler.profile import profile_device
 from profiler.timing import NoResult
 
@@ -80,3 +83,12 @@ def test_the_command_goes_on_from_its_readings(tmp_path: Path, monkeypatch: pyte
 def test_the_command_refuses_what_it_cannot_build(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--family", "plain", "--widths", "4", "4", "--image-size", "3"]) == 1
     assert "image_size is 3" in capsys.readouterr().out
+
+
+def test_too_little_time_for_energies_is_said_before_anything_is_measured(stub: Any) -> None:
+    def asked_too_late() -> bool:
+        raise AssertionError("it measured")
+
+    request = EnergyRequest.by("nvml_total_energy", Plan(seconds=100.0))
+    with pytest.raises(NoResult, match=r"100 s hold the energy windows of 2 pieces of work; .*set energy_seconds to at least \d+"):
+        profile_device(TINY, "bench", SETTING, seconds=3600, energy=request, should_stop=asked_too_late)
