@@ -61,15 +61,19 @@ class Database:
         self.backend = backend
         self.is_local = backend == "sqlite"  # a read of a few rows waits for no network and, under WAL, for no writer
         self._write_lock = threading.Lock() if backend == "sqlite" else None
-        pool: dict[str, Any] = {"connect_args": arguments, "pool_pre_ping": backend == "postgresql"}
-        self.engine = create_engine(parsed, json_serializer=_to_json, **pool)
+        pool = {"pool_pre_ping": backend == "postgresql"}
+        self.engine = create_engine(parsed, json_serializer=_to_json, connect_args=arguments, **pool)
         self._reader = self.engine.execution_options(read_only=True, **({"postgresql_readonly": True} if backend == "postgresql" else {}))
-        asked = create_engine(parsed, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **pool)
+        reading = dict(arguments)
+        if backend == "postgresql":
+            reading["options"] += " -c default_transaction_read_only=on"
+        asked = create_engine(parsed, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, connect_args=reading, **pool)
         self._asker = Asker(asked)
         if backend == "sqlite":
             for engine in (self.engine, asked):
                 event.listen(engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+            event.listen(asked, "connect", _refuse_writes)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -154,6 +158,10 @@ def _translated(away: tuple[type[Exception], ...] = _AWAY) -> Iterator[None]:
     except away as error:
         cause = getattr(error, "orig", None) or error
         raise DatabaseUnavailable(f"the database did not answer: {cause}") from error
+
+
+def _refuse_writes(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

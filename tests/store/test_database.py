@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy import bindparam, create_engine, make_url, select, text
 
 from store import jobs
 from store.columns import database_time
 from store.database import Database, DatabaseUnavailable
 from store.tables import Base, JobRow
+
+ONE_JOB = select(JobRow.id).where(JobRow.name == bindparam("name"))
 
 
 def test_time_is_aware_and_offsets_count_seconds(db: Database) -> None:
@@ -133,8 +135,15 @@ def test_a_locked_file_is_unavailable(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.postgres
 def test_a_server_that_is_away_is_unavailable(postgres_server: str) -> None:
     db = Database(make_url(postgres_server).set(query={"host": "/tmp/no-such-folder"}).render_as_string(hide_password=False))
-    with pytest.raises(DatabaseUnavailable, match="did not answer"):
-        jobs.find(db)
+    for ask in (lambda: jobs.find(db), lambda: db.rows(ONE_JOB, {"name": "a"})):
+        with pytest.raises(DatabaseUnavailable, match="did not answer"):
+            ask()
+
+
+def test_a_small_question_can_not_write(db: Database) -> None:
+    asked = db._asker._engine
+    with pytest.raises(Exception, match=r"readonly|read-only"), asked.connect() as connection:
+        connection.execute(text("DELETE FROM jobs"))
 
 
 @pytest.mark.postgres
