@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import torch
+
 from profiler.energy import Energy
 from profiler.meters import SOURCES, EnergySource
 from profiler.meters.nvml import torch_uuid
@@ -17,6 +19,12 @@ from profiler.windows import HOST, Energies, Host, Plan, measure_energies
 Key = TypeVar("Key", bound=Hashable)
 
 TWINS = 2  # the sentinel and its twin
+
+
+def open_source(meter: str, device: torch.device, sources: Mapping[str, Callable[..., EnergySource]] = SOURCES) -> EnergySource:
+    """The source of this name, of the GPU that ``device`` is if both are NVIDIA's.  MeterUnavailable where it does not work here."""
+    uuid = torch_uuid(device.index or 0) if device.type == "cuda" and meter.startswith("nvml") else None
+    return sources[meter](**({"device": uuid} if uuid else {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +39,7 @@ class EnergyRequest:
     @classmethod
     def by(cls, meter: str, plan: Plan, on: Processor = CPU) -> EnergyRequest:
         """By the meter of this name, of the GPU that does the work if it is one of a GPU.  MeterUnavailable where it does not work here."""
-        uuid = torch_uuid(on.device.index) if on.device.type == "cuda" and meter.startswith("nvml") else None
-        source = SOURCES[meter](**({"device": uuid} if uuid else {}))
-        return cls(source, plan, Host(synchronise=on.synchronise), on)
+        return cls(open_source(meter, on.device), plan, Host(synchronise=on.synchronise), on)
 
     def measure(self, work: Mapping[Key, Work], progress: Progress, should_stop: Callable[[], bool]) -> Energies[Key]:
         """Energies that the work caused; what can't be told from the idle device is missing.  MeterError when the device is lost."""

@@ -49,7 +49,9 @@ class Settings(BaseSettings):
         description="shortest window of energy; 5 suits counters that step every 100 ms, shorter ones only a faster counter",
     )
     accounting_meter: CounterName | Literal[""] = Field(
-        default="", description="energy counter that jobs on this worker are accounted for by; empty: rapl_package, if it works"
+        default="",
+        description="energy counter that jobs on this worker are accounted for by; "
+        "empty: rapl_package, on a GPU nvml_total_energy, if it works",
     )
     declared_watts: float | None = Field(
         default=None, gt=0, description="what this machine draws at work; estimates what jobs use where no meter works"

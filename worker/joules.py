@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
+
+from profiler.energy_request import open_source
 from profiler.meters import SOURCES, EnergySource, MeterError
 from store.settings import Settings
 from store.spec import AccountingSpec
 
-AUTOMATIC = "rapl_package"  # the processors: where a job's work is done
+AUTOMATIC = {"cpu": "rapl_package", "cuda": "nvml_total_energy"}  # by the type of torch's device: where a job's work is done
 LONGEST_SECONDS = 300.0  # between two readings of a counter that wraps: 65 kJ, the smallest range, last so long at 218 W
 INCLUDED = "all that the scope drew meanwhile (gross), other processes' share included"
 
@@ -91,9 +94,10 @@ class Unmetered:
 
 
 def open_joules(asked: AccountingSpec, settings: Settings, sources: Mapping[str, Callable[..., EnergySource]] = SOURCES) -> Joules:
-    """By the spec's meter, else the worker's, else the processors'; where it does not work, by declared watts; else none."""
+    """By the spec's meter, else the worker's, else that of what does the work; where it does not work, by declared watts; else none."""
+    device = torch.device(settings.torch_device)
     try:
-        return Counted(sources[asked.meter or settings.accounting_meter or AUTOMATIC]())
+        return Counted(open_source(asked.meter or settings.accounting_meter or AUTOMATIC[device.type], device, sources))
     except MeterError as error:
         watts = asked.declared_watts or settings.declared_watts
         return Unmetered(str(error)) if watts is None else Declared(watts, str(error))

@@ -12,7 +12,7 @@ from costs.table import Setting
 from profiler.anchors import measure_networks
 from profiler.device import fingerprint
 from profiler.drift import measure_drift
-from profiler.energy_request import EnergyRequest
+from profiler.energy_request import EnergyRequest, open_source
 from profiler.meters import SOURCES, CudaEvents, DeviceState, Meter, MeterUnavailable, WallClock
 from profiler.plan import Plan
 from profiler.processor import CPU, PROCESSORS, Cpu, open_processor
@@ -99,6 +99,24 @@ def test_energy_waits_for_the_processor_whose_work_it_measures(stub: Any) -> Non
     request.host.synchronise()
     assert on.waited == 1
     assert request.source.origin.device == SOURCES["nvml_total_energy"]().origin.device
+
+
+@pytest.mark.parametrize(
+    ("meter", "device", "options"),
+    [
+        ("nvml_power", "cuda:1", {"device": "GPU-of-cuda-1"}),
+        ("nvml_total_energy", "cuda", {"device": "GPU-of-cuda-0"}),
+        ("nvml_power", "cpu", {}),
+        ("rapl_package", "cuda:1", {}),
+    ],
+)
+def test_nvidias_meters_are_opened_on_the_gpu_that_does_the_work(
+    monkeypatch: pytest.MonkeyPatch, meter: str, device: str, options: dict[str, str]
+) -> None:
+    monkeypatch.setattr("profiler.energy_request.torch_uuid", lambda index: f"GPU-of-cuda-{index}")
+    opened: list[dict[str, str]] = []
+    open_source(meter, torch.device(device), {meter: lambda **given: opened.append(given)})  # type: ignore[dict-item, return-value]
+    assert opened == [options]
 
 
 def test_the_cpu_needs_no_word_about_gpus() -> None:

@@ -174,9 +174,10 @@ def test_the_specs_meter_goes_before_the_workers(tmp_path: Path) -> None:
 
     sources = {name: opens(name) for name in get_args(CounterName)}
     worker = Settings(data_dir=tmp_path, accounting_meter="rapl_dram")
-    for asked, settings in (("nvml_total_energy", worker), (None, worker), (None, Settings(data_dir=tmp_path))):
+    on_gpu = Settings(data_dir=tmp_path, torch_device="cuda")
+    for asked, settings in (("nvml_total_energy", worker), (None, worker), (None, Settings(data_dir=tmp_path)), (None, on_gpu)):
         open_joules(AccountingSpec(meter=asked), settings, sources)  # type: ignore[arg-type]  # one of the literals
-    assert opened == ["nvml_total_energy", "rapl_dram", "rapl_package"]
+    assert opened == ["nvml_total_energy", "rapl_dram", "rapl_package", "nvml_total_energy"]
 
 
 def test_every_counter_of_the_spec_is_a_source() -> None:
