@@ -31,23 +31,45 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(stderr=options.json)
     try:
+        _check_output(options.output)
         network = _network(options)
         setting = Setting(options.batch_size, options.threads)
         profile = _with_progress_bar(console, network, setting, open_processor(options.torch_device), options)
     except (ValueError, NoCost, NoResult, MeterError) as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         return 1
-    for calibration in profile.table.calibrations:
-        _show(console, profile, network, calibration)
-    for warning in profile.warnings:
-        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
     report = _report(profile, network, setting)
     if options.output:
         options.output.write_text(json.dumps(report, indent=1))
-        console.print(f"written to {options.output}", highlight=False)
+    if options.readings:
+        options.readings.unlink(missing_ok=True)
     if options.json:
         sys.stdout.write(json.dumps(report))
-    return 0
+    return _told(console, profile, network, options.output)
+
+
+def _told(console: Console, profile: Profile, network: Network, output: Path | None) -> int:
+    """What was found, and what was not: 1 if that is an energy that was asked for, or a layer of the network itself."""
+    if output:
+        console.print(f"written to {output}", highlight=False)
+    try:
+        for calibration in profile.table.calibrations:
+            _show(console, profile, network, calibration)
+    except NoCost as error:
+        console.print(f"[red]{error}[/red]", highlight=False)
+        return 1
+    finally:
+        for warning in profile.warnings:
+            console.print(f"[yellow]{warning}[/yellow]", highlight=False)
+    if profile.no_energy:
+        console.print(f"[red]{profile.no_energy}[/red]", highlight=False)
+    return 1 if profile.no_energy else 0
+
+
+def _check_output(path: Path | None) -> None:
+    """ValueError, before anything is measured, where the table could not be written."""
+    if path and not path.parent.is_dir():
+        raise ValueError(f"--output is {path}, and there is no folder {path.parent}; make it, or give another")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,9 +121,12 @@ def _with_progress_bar(console: Console, network: Network, setting: Setting, on:
 
         kept = _kept(network, setting, on, options)
         arguments = (network, options.device, setting, options.max_growth, options.seconds, progress)
-        profile = profile_device(*arguments, energy=energy, kept=kept, on=on)
-    if isinstance(kept, ReadingsFile):
-        kept.discard()
+        try:
+            profile = profile_device(*arguments, energy=energy, kept=kept, on=on)
+        except NoResult:
+            if isinstance(kept, ReadingsFile):
+                kept.discard()  # they took their time and were too few: the next run is to measure anew
+            raise
     return profile
 
 
@@ -153,6 +178,10 @@ def _report(profile: Profile, network: Network, setting: Setting) -> dict[str, A
         "setting": asdict(setting),
         "rounds": profile.rounds,
         "drift_percent": None if profile.drift is None else 100 * profile.drift,
+        "drifts": profile.drifts,
+        "twins": profile.twins,
+        "warnings": profile.warnings,
+        "no_energy": None if profile.no_energy is None else str(profile.no_energy),
         "missing": profile.missing,
         "table": profile.table.to_json(),
     }

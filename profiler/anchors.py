@@ -70,7 +70,10 @@ def measure_networks(
     """
     with ready_to_measure(setting), _eval_mode(modules.values()):
         work = network_work(modules, example, setting, on)
-        return interleave(work, on.meter(), seconds, sentinel=sentinel(on), progress=progress, should_stop=should_stop)
+        return interleave(
+            work, on.meter(), seconds,
+            sentinel=sentinel(on), synchronise=on.synchronise, progress=progress, should_stop=should_stop,
+        )  # fmt: skip
 
 
 def measure_network_energies(

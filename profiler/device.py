@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from costs.table import Setting
-from profiler.meters.nvml import torch_uuid
+from profiler.meters.nvml import driver_version, torch_uuid
 from profiler.processor import CPU, Processor
 
 Fingerprint = dict[str, str | int | bool]
@@ -53,6 +53,7 @@ def _gpu(device: torch.device) -> Fingerprint:
     return {
         "gpu": properties.name,
         "gpu_uuid": torch_uuid(device.index) or "unknown",
+        "driver": driver_version() or "unknown",
         "compute_capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda or "unknown",
         "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]

@@ -42,10 +42,13 @@ def measure_drift(
     """Measure a few latencies of the table again, on this machine.  NoResult where too few were measured then, or can be now."""
     before = {entry.shape: entry for entry in probes(table, setting)}
     with ready_to_measure(setting):
-        session = interleave(unit_work(before, setting, on), on.meter(), seconds, clock=clock)
+        session = interleave(unit_work(before, setting, on), on.meter(), seconds, synchronise=on.synchronise, clock=clock)
     ratios = [found.median / before[shape].value for shape, found in session.results.items()]
     if len(ratios) < MIN_ENTRIES:
-        reason = next((str(why) for why in session.missing.values()), f"the table has {len(before)} measured latencies for {setting}")
+        reason = next(
+            (str(why) for why in session.missing.values()),
+            f"the table has {len(before)} measured latencies for {setting}; profile it for longer",
+        )
         raise NoResult(f"{len(ratios)} entries could be measured again, {MIN_ENTRIES} needed: {reason}")
     low, high = median_interval(ratios)
     return Drift(median(ratios), low, high, len(ratios))
@@ -56,5 +59,4 @@ def probes(table: CostTable, setting: Setting) -> Sequence[CostEntry]:
     measured = [entry for entry in table if (entry.quantity, entry.kind, entry.setting) == ("latency_ms", "measured", setting)]
     ranked = sorted(measured, key=lambda entry: (entry.value, entry.shape))
     quick = ranked[: max(ENTRIES, len(ranked) * 9 // 10)]
-    step = max(1, len(quick) // ENTRIES)
-    return quick[step // 2 :: step][:ENTRIES]
+    return [quick[int((i + 0.5) * len(quick) / ENTRIES)] for i in range(ENTRIES)] if len(quick) > ENTRIES else quick

@@ -62,7 +62,8 @@ def measure_energy_costs(
     found = {key: energy for key, energy in session.results.items() if isinstance(key, LayerShape)}
     measured = {key: (wholes[key][0], energy.measurement()) for key, energy in session.results.items() if isinstance(key, str)}
     if not found or len(measured) < MIN_ANCHORS:
-        raise NoResult(f"{len(measured)} whole networks and {len(found)} layers have an energy: {next(iter(missing.values()))}")
+        reason = next(iter(missing.values()), f"{len(wholes)} whole networks were given, {MIN_ANCHORS} are needed")
+        raise NoResult(f"{len(measured)} whole networks and {len(found)} layers have an energy: {reason}")
     entries = as_entries({shape: energy.measurement() for shape, energy in found.items()}, setting, "energy_mj")
     entries += estimates(found, [time for shape, time in times.items() if shape not in found])
     calibration = calibrate(CostTable(latencies.device, entries), wiring, measured, setting, "energy_mj")

@@ -8,6 +8,7 @@ of a network.  That is what a deployed network takes; one that is executed eager
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -77,14 +78,24 @@ class Cuda:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory):
             work()
-        replay: Work = graph.replay
-        return replay
+        return _Replay(graph, work)
 
     def meter(self) -> Meter:
         return METERS["cuda_events"]()
 
     def synchronise(self) -> None:
         torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """A captured graph, and the work that it was captured from: its kernels read that work's tensors wherever they lay."""
+
+    graph: torch.cuda.CUDAGraph
+    work: Work
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 CPU: Processor = Cpu()

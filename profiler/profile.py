@@ -12,7 +12,7 @@ import torch
 
 from costs.families import Network, largest_widths
 from costs.shapes import LayerShape, Wiring
-from costs.table import Calibration, CostTable, Setting
+from costs.table import Calibration, CostTable, NoCost, Setting
 from growth.networks import build
 from profiler.anchors import anchor_widths, calibrate, network_work
 from profiler.device import Fingerprint, fingerprint, ready_to_measure
@@ -22,7 +22,7 @@ from profiler.processor import CPU, Processor
 from profiler.readings import Readings
 from profiler.refine import refined, slowdown
 from profiler.sweep import Grids, as_entries, grids_of, sentinel, shapes_on
-from profiler.timing import Progress, Session, Work, interleave, never, silent
+from profiler.timing import NoResult, Progress, Session, Work, interleave, never, silent
 from profiler.units import unit_work
 
 ONE_IMAGE = Setting()
@@ -38,7 +38,8 @@ WARN_TWIN_PERCENT = 5.0  # two intervals of 3 % leave a difference of 4.2 % to c
 class Profile:
     """A cost table and how it came about.
 
-    ``missing`` gives the reason for each layer shape or anchor without a result.  By quantity, ``drifts`` holds the relative change of a
+    ``missing`` gives the reason for each layer shape or anchor without a result, ``no_energy`` the one why there is none at all though one
+    was asked for.  By quantity, ``drifts`` holds the relative change of a
     fixed piece of work from the first half of the session to the second, ``twins`` the difference between two measurements of it.
     """
 
@@ -48,6 +49,7 @@ class Profile:
     rounds: int
     drifts: dict[str, float]
     twins: dict[str, float] = field(default_factory=dict)
+    no_energy: NoResult | None = None
 
     @property
     def drift(self) -> float | None:
@@ -109,14 +111,20 @@ def profile_device(
         session = _measured(wiring, grids, wholes, setting, seconds, progress, should_stop, kept or Readings(), on)
         units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
         measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
-        missing = {str(key): str(reason) for key, reason in session.missing.items()}
         entries = as_entries(units, setting)
-        table = CostTable(device, entries, [calibrate(CostTable(device, entries), wiring, measured, setting)])
+        layers = CostTable(device, entries)
+        unpriced = {name: "one of its layers has none" for name in measured if not _prices(layers, wiring.shapes(widths[name]), setting)}
+        missing = {**{str(key): str(reason) for key, reason in session.missing.items()}, **unpriced}
+        priced = {name: whole for name, whole in measured.items() if name not in unpriced}
+        table = CostTable(device, entries, [calibrate(layers, wiring, priced, setting)])
         profile = Profile(table, fingerprint(setting.threads, on), missing, session.rounds, _known(latency_ms=session.drift))
         if energy is None:
             return profile
         nets = {name: (widths[name], inference) for name, inference in wholes.items()}
-        found = measure_energy_costs(table, wiring, nets, setting, energy, progress, should_stop)
+        try:
+            found = measure_energy_costs(table, wiring, nets, setting, energy, progress, should_stop)
+        except NoResult as reason:
+            return replace(profile, no_energy=reason)
     return replace(
         profile,
         table=CostTable(device, [*table, *found.entries], [*table.calibrations, found.calibration]),
@@ -147,13 +155,20 @@ def _measured(
     rounds = 0
     for share in (*REFINE_AT, 1.0):
         work.update(unit_work([shape for shape in shapes_on(wiring, grids) if shape not in work], setting, on).items())
-        session = interleave(work, meter, share * seconds, sentinel=watch, progress=tell, should_stop=should_stop, kept=kept)
+        session = interleave(
+            work, meter, share * seconds,
+            sentinel=watch, synchronise=on.synchronise, progress=tell, should_stop=should_stop, kept=kept,
+        )  # fmt: skip
         rounds += session.rounds
         if share < 1:
             times = {key: found.median for key, found in session.results.items() if isinstance(key, LayerShape)}
             room = (seconds - kept.seconds) / ROUNDS_OF_ALL / slowdown(session.results.values(), kept.seconds)
             grids = refined(wiring, grids, times, room)
     return replace(session, rounds=rounds)
+
+
+def _prices(table: CostTable, shapes: Sequence[LayerShape], setting: Setting) -> bool:
+    return not any(isinstance(found, NoCost) for found in table.entries([(shape, setting, "latency_ms") for shape in shapes]))
 
 
 def _known(**numbers: float | None) -> dict[str, float]:

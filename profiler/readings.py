@@ -53,9 +53,9 @@ class ReadingsFile(Readings):
         try:
             left = json.loads(self.path.read_text())
             if left["plan"] == json.loads(json.dumps(self.plan)):
-                self.seconds, self.calls = float(left["seconds"]), {name: int(calls) for name, calls in left["calls"].items()}
-                self.values = {name: list(map(float, read)) for name, read in left["values"].items()}
-                self.interrupted = True
+                seconds, calls = float(left["seconds"]), {name: int(number) for name, number in left["calls"].items()}
+                values = {name: list(map(float, read)) for name, read in left["values"].items()}
+                self.seconds, self.calls, self.values, self.interrupted = seconds, calls, values, True
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

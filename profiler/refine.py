@@ -53,14 +53,16 @@ def slowdown(results: Iterable[Measurement], seconds: float) -> float:
 
 def _candidates(wiring: Wiring, grids: Grids, times: Mapping[LayerShape, float]) -> Iterator[_Candidate]:
     middling = [points[len(points) // 2] for points in grids]
-    least = WORTH * (_sum(wiring.shapes(middling), times) or 0.0)
+    middle = _sum(wiring.shapes(middling), times)
+    if middle is None:
+        return
     for group, points in enumerate(grids):
         units = [unit for unit in wiring.units if group in (unit.input, unit.output)]
         for below, above in pairwise(points):
             if above - below <= FINE_STEP:
                 continue
             before, after = (_sum(_at(units, middling, group, width), times) for width in (below, above))
-            if before is not None and after is not None and after - before > least:
+            if before is not None and after is not None and after - before > WORTH * middle:
                 candidate = _Candidate(group, _between(below, above), above, after - before)
                 yield replace(candidate, worth=candidate.worth / _visits(candidate, wiring, grids, grids, times))
 

@@ -1,4 +1,4 @@
-"""Which layer shapes of a wiring to measure, and measuring them.
+"""Which layer shapes of a wiring to measure, and what was measured as entries.
 
 Growth changes the widths of channel groups, so a unit can meet every pair of widths of its two groups.  Widths are measured on a
 grid: each group's own width, then multiples of 8 up to 64, then four steps per doubling (80, 96, 112, 128, 160, ...).  The last
@@ -8,31 +8,21 @@ adds widths where the measured costs say that they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import product
 
 from costs.model import CostName
 from costs.shapes import LayerShape, Unit, Wiring
 from costs.table import UNITS, CostEntry, Setting
-from profiler.device import ready_to_measure
 from profiler.processor import CPU, Processor
-from profiler.timing import Measurement, NoResult, Progress, Work, interleave, never, silent
+from profiler.timing import Measurement, Work
 from profiler.units import unit_work
 
 Grids = Sequence[Sequence[int]]  # the widths to measure, for each channel group
 
 FINE_STEP, FINE_UNTIL = 8, 64
 STEPS_PER_DOUBLING = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What a sweep gave: entries, and for each shape without one the reason."""
-
-    entries: list[CostEntry]
-    missing: dict[LayerShape, NoResult]
 
 
 def grid(width: int, largest: int) -> list[int]:
@@ -60,21 +50,6 @@ def grids_of(wiring: Wiring, max_widths: Sequence[int]) -> list[list[int]]:
 def shapes_on(wiring: Wiring, grids: Grids) -> list[LayerShape]:
     """The distinct layer shapes that the wiring meets on these grids."""
     return sorted({shape for unit in wiring.units for shape in shapes_of(unit, wiring.widths, grids)})
-
-
-def measure(
-    shapes: Iterable[LayerShape],
-    setting: Setting,
-    seconds: float,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = never,
-    on: Processor = CPU,
-) -> Sweep:
-    """Measure the shapes in one interleaved session of about ``seconds``.  ValueError for a setting that can't be measured here."""
-    with ready_to_measure(setting):
-        work = unit_work(shapes, setting, on)
-        session = interleave(work, on.meter(), seconds, sentinel=sentinel(on), progress=progress, should_stop=should_stop)
-    return Sweep(as_entries(session.results, setting), session.missing)
 
 
 def as_entries(measured: Mapping[LayerShape, Measurement], setting: Setting, quantity: CostName = "latency_ms") -> list[CostEntry]:

@@ -24,6 +24,7 @@ from profiler.readings import Readings
 
 Key = TypeVar("Key", bound=Hashable)
 Work = Callable[[], object]
+Synchronise = Callable[[], None]  # returns when all work that was begun is done
 Progress = Callable[[int, int, str], None]  # done, total, message; both in whole seconds of the time budget
 
 MIN_READINGS = 5
@@ -83,6 +84,10 @@ class Session(Generic[Key]):
     drift: float | None
 
 
+def at_once() -> None:
+    """Work is done when its call returns."""
+
+
 @dataclass(slots=True)
 class Subject:
     """One piece of work, how many calls fill a window, and its readings so far."""
@@ -93,10 +98,15 @@ class Subject:
     origin: Origin = THIS_PROCESS
     disturbances: Counter[str] = field(default_factory=Counter)
 
-    def prepare(self, meter: Meter, clock: Callable[[], float]) -> None:
+    def prepare(self, meter: Meter, clock: Callable[[], float], synchronise: Synchronise = at_once) -> None:
         """Find out how many calls fill a window, where that is not known."""
+
+        def call() -> None:
+            self.work()
+            synchronise()
+
         if not self.calls:
-            self.calls = max(1, math.ceil(meter.window_seconds / warm_up(self.work, clock)))
+            self.calls = max(1, math.ceil(meter.window_seconds / warm_up(call, clock)))
 
     def visit(self, meter: Meter) -> bool:
         """One reading; False if it was disturbed."""
@@ -146,6 +156,7 @@ def interleave(
     seconds: float,
     *,
     sentinel: Work | None = None,
+    synchronise: Synchronise = at_once,
     seed: int = 0,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = never,
@@ -155,8 +166,9 @@ def interleave(
     """Measure all ``work`` in rounds until every interval is within 2 % or ``seconds`` have passed.
 
     A subject that has fewer than five valid readings by then is visited on, for at most as long again.  ``should_stop`` ends the
-    run early, as if all time were spent.  ``sentinel`` is a fixed reference visited in every round.  ``kept`` holds what an interrupted
-    run of the same work has read, and the time that it took; it is gone on from unless the sentinel says that the machine has changed.
+    run early, as if all time were spent.  ``sentinel`` is a fixed reference visited in every round.  ``synchronise`` waits for work that
+    outlasts its call.  ``kept`` holds what an interrupted run of the same work has read, and the time that it took; it is gone on from
+    unless the sentinel says that the machine has changed.
     """
     kept = kept or Readings()
     subjects = {key: _subject(str(key), task, kept) for key, task in work.items()}
@@ -174,7 +186,7 @@ def interleave(
     for number, subject in enumerate(everyone):
         if should_stop():
             break
-        subject.prepare(meter, clock)
+        subject.prepare(meter, clock, synchronise)
         if number % 10 == 0:
             report(f"warming up, {number} of {len(everyone)}")
 

@@ -178,7 +178,7 @@ def _concluded(bench: Bench, subjects: Mapping[Key, Subject], twins: Sequence[Su
             results[key] = _energy(bench, subject, idles)
         except Doubtful as reason:
             missing[key] = _no_result(reason, subject, bench.plan)
-    if not all(twin.windows for twin in twins):
+    if not all(len(twin.windows) >= bench.plan.min_windows for twin in twins):
         return Energies(results, missing)
     windows = sorted((window for twin in twins for window in twin.windows), key=lambda window: window.middle)
     means = [fmean(window.joules for window in twin.windows) for twin in twins]

@@ -43,6 +43,8 @@ def run_profile(attempt: Attempt, reporter: Reporter) -> None:
         attempt.stop_if_asked()  # also where too few readings were an error: they are too few because it was told to stop
         kept.discard()  # a retry of what failed is to measure anew
     devices.save_table(attempt.db, attempt.lease, profile.table)
+    if profile.no_energy:
+        raise profile.no_energy  # the latencies are kept
     for warning in profile.warnings:
         logger.warning(warning)
     trust = {

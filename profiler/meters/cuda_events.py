@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from costs.model import CostName
-from profiler.meters.base import MeterUnavailable, Origin, Reading
+from profiler.meters.base import MeterError, MeterUnavailable, Origin, Reading
 from profiler.meters.nvml import find_gpu, torch_uuid
 from profiler.meters.nvml_source import NvmlSource
 from profiler.meters.source import DeviceState
@@ -32,23 +32,28 @@ class CudaEvents:
         watched, uuid = (state, "") if state else _nvml_state(self._cuda.current_device())
         detail = "events around CUDA graphs" if watched else "events around CUDA graphs; throttling not watched, for want of NVML"
         self._state = watched or DeviceState
+        self._before = DeviceState()
         self._origin = Origin("cuda_events", "measured", "gpu", uuid or f"cuda:{self._cuda.current_device()}", detail)
-        self._began, self._ended = (self._cuda.Event(enable_timing=True) for _ in range(2))
+        try:
+            self._began, self._ended = (self._cuda.Event(enable_timing=True) for _ in range(2))
+        except RuntimeError as error:  # no memory for a context, say
+            raise MeterError(f"cuda_events: {error}; see `nvidia-smi` for what is on the device") from error
 
     def start(self) -> None:
+        self._before = self._state()
         self._cuda.synchronize()
         self._began.record()
 
     def stop(self) -> Reading:
         self._ended.record()
         self._ended.synchronize()
-        return Reading(self._began.elapsed_time(self._ended), _disturbed(self._state()), self._origin)
+        return Reading(self._began.elapsed_time(self._ended), _disturbed((self._before, self._state())), self._origin)
 
 
-def _disturbed(state: DeviceState) -> str | None:
-    if state.foreign:
+def _disturbed(states: Sequence[DeviceState]) -> str | None:
+    if any(state.foreign for state in states):
         return "other processes on the device"
-    return f"throttled ({state.throttled_by})" if state.throttled_by else None
+    return next((f"throttled ({state.throttled_by})" for state in states if state.throttled_by), None)
 
 
 def _nvml_state(index: int) -> tuple[State | None, str]:

@@ -73,7 +73,7 @@ def _rails(root: Path) -> dict[str, Rail]:
 
 def _add(found: dict[str, Rail], label: Path, watts: Callable[[], float]) -> None:
     """Channels that are not connected carry no label, or NC."""
-    name = label.read_text().strip() if label.exists() else "NC"
+    name = _text(label).strip() if label.exists() else "NC"
     if name != "NC":
         found[name] = Rail(name, watts)
 
@@ -87,9 +87,17 @@ def _scaled(milliwatts: Path) -> Callable[[], float]:
 
 
 def _number(path: Path) -> float:
+    text = _text(path)
     try:
-        return float(path.read_text())
+        return float(text)
+    except ValueError as error:
+        raise MeterError(f"{path} can't be read ({error}); is the ina3221 driver still loaded?") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
     except PermissionError as error:
         raise MeterUnavailable(f"{path}: no permission; add your user to the group that owns it, or run as root") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise MeterError(f"{path} can't be read ({error}); is the ina3221 driver still loaded?") from error

@@ -84,6 +84,14 @@ def gpus() -> list[Gpu]:
         return sorted((_gpu(nvml, handle) for handle in handles), key=lambda gpu: gpu.bus_id)
 
 
+def driver_version() -> str | None:
+    """None where NVML is not there to say it."""
+    try:
+        return str(library().nvmlSystemGetDriverVersion())
+    except MeterError:
+        return None
+
+
 def find_gpu(device: str | None = None) -> Gpu:
     """The GPU of that UUID; by default the one that CUDA calls 0 in this process.  MeterUnavailable when it can't be told which."""
     found = gpus()
@@ -126,7 +134,7 @@ def cuda_uuid(index: int, found: Sequence[Gpu], environ: Mapping[str, str]) -> s
 def _in_cuda_order(index: int, found: Sequence[Gpu], environ: Mapping[str, str]) -> str:
     """NVML's list is in PCI order; CUDA's is only if asked for, or if there is one GPU."""
     if index >= len(found):
-        raise MeterUnavailable(f"no GPU {index}: this machine has {_list(found) or 'none'}")
+        raise MeterUnavailable(f"no GPU {index}: this machine has {_list(found) or 'none'}; choose another, or {_NO_METER}")
     if len(found) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         raise MeterUnavailable(
             f"which GPU CUDA calls {index} is not known: it counts the fastest first; "

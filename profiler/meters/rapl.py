@@ -48,7 +48,7 @@ class _Zone:
 
     def __init__(self, path: Path) -> None:
         self.name = f"{_name(path)} ({path.name})"
-        self._file, self._range = path / "energy_uj", int(_read(path / "max_energy_range_uj"))
+        self._file, self._range = path / "energy_uj", _read(path / "max_energy_range_uj")
         self._last = self._raw()
         self._total = 0
 
@@ -59,7 +59,7 @@ class _Zone:
         return self._total
 
     def _raw(self) -> int:
-        return int(_read(self._file))
+        return _read(self._file)
 
 
 def _name(zone: Path) -> str:
@@ -69,10 +69,10 @@ def _name(zone: Path) -> str:
         return ""
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> int:
     try:
-        return path.read_text()
+        return int(path.read_text())
     except PermissionError as error:
         raise MeterUnavailable(f"{path}: no permission; {_RIGHTS}") from error
-    except OSError as error:
-        raise MeterError(f"{path} can't be read ({error.strerror}); is the intel_rapl driver still loaded?") from error
+    except (OSError, ValueError) as error:
+        raise MeterError(f"{path} can't be read ({error}); is the intel_rapl driver still loaded?") from error

@@ -42,7 +42,7 @@ class Replay:
             self.quantity: CostName = head["quantity"]
             self.window_seconds: float = head["window_seconds"]
             self._readings: Iterator[Reading] = iter([_reading(line) for line in lines])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MeterUnavailable(f"{path} is no log of readings ({type(error).__name__}: {error}); record one with Recorder") from error
         self._path, self._length = path, len(lines)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from profiler.energy_request import EnergyRequest
 from profiler.plan import Plan
 from profiler.processor import Processor, open_processor
 from profiler.profile import profile_device
-from profiler.timing import interleave
+from profiler.timing import Work, interleave
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,6 +49,22 @@ def test_a_replayed_graph_computes_what_the_network_computes(on: Processor) -> N
         on.ready(lambda: out.copy_(model(x)))()
         on.synchronise()
         torch.testing.assert_close(out, model(x))
+
+
+def test_a_replay_keeps_the_tensors_that_it_reads(on: Processor) -> None:
+    out = torch.empty(1 << 20, device=on.device)
+
+    def reading() -> Work:
+        x = torch.ones(1 << 20, device=on.device)
+        return on.ready(partial(torch.mul, x, 2.0, out=out))
+
+    work = reading()
+    gc.collect()
+    others = [torch.full((1 << 20,), 7.0, device=on.device) for _ in range(8)]  # where x would have lain
+    work()
+    on.synchronise()
+    assert out.unique().tolist() == [2.0]
+    assert len(others) == 8
 
 
 def test_twice_the_work_takes_twice_the_time_whatever_the_process_does_meanwhile(on: Processor) -> None:

@@ -3,12 +3,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from costs.table import Setting
-from profiler.device import cores, fingerprint, fingerprint_id, pin_allocator, ready_to_measure
+from profiler.device import check, cores, fingerprint, fingerprint_id, pin_allocator, ready_to_measure
 
 
 def test_a_fingerprint_is_plain_data_and_repeats() -> None:
@@ -53,3 +54,17 @@ def test_the_package_itself_is_free_of_torch_and_raises_the_kernel_cache_before_
     environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
     assert output.split() == ["False", "16384"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (replace(Setting(), batch=0), "batch is 0"),
+        (replace(Setting(), threads=10_000), "threads is 10000; this process may use"),
+        (replace(Setting(), dtype="float16"), "only float32"),
+        (replace(Setting(), layout="blocked"), "contiguous, channels_last"),
+    ],
+)
+def test_a_setting_that_cannot_be_measured_is_refused_with_a_remedy(setting: Setting, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check(setting)

@@ -30,6 +30,8 @@ class Machine:
     def meter(self) -> Meter:
         return self  # type: ignore[return-value]
 
+    def synchronise(self) -> None: ...
+
     def _call(self, shape: LayerShape) -> Callable[[], None]:
         def call() -> None:
             self.now += 1e-9 * shape.macs * self.pace
@@ -71,6 +73,14 @@ def test_quick_layers_and_slow_ones_are_measured_again_but_not_the_slowest() -> 
     assert widths == sorted(widths)
     assert widths[0] < 10
     assert 70 < widths[-1] <= 90
+
+
+@pytest.mark.parametrize("entries", [13, 14, 24, 38])
+def test_probes_are_spread_over_small_tables_too(entries: int) -> None:
+    ranks = [found.shape.in_channels for found in probes(table(range(1, entries + 1)), ONE)]
+    assert len(set(ranks)) == ENTRIES
+    assert ranks[0] <= 2
+    assert ranks[-1] >= 0.8 * entries
 
 
 def test_a_machine_that_is_too_busy_gives_a_reason_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:

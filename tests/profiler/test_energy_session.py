@@ -67,6 +67,11 @@ def test_sentinel_and_twin_agree_on_a_steady_device_and_tell_when_it_changes(stu
     assert drifting.drift > 0.02
 
 
+def test_twins_with_too_few_windows_say_nothing(stub: Any, host: Host, work: Any) -> None:
+    found = session(stub, host, work, should_stop=lambda: stub.clock() > 12)
+    assert (found.twin, found.drift) == (None, None)
+
+
 def test_a_long_session_looks_at_the_idle_device_again(stub: Any, host: Host, work: Any) -> None:
     level = [30.0]
     stub.every(0.1, lambda: level.__setitem__(0, 30.0 + 0.05 * stub.clock()))

@@ -159,7 +159,40 @@ def test_a_recording_is_replayed_once_in_order_and_keeps_its_origin(stub: Any, t
         replay.stop()
 
 
-@pytest.mark.parametrize("text", ["", "no json\n", '{"quantity": "energy_mj"}\n', '{"quantity": "energy_mj", "window_seconds": 1}\n{}\n'])
+def test_what_disturbs_the_device_disturbs_the_window_of_its_meter(stub: Any) -> None:
+    meter = EnergyMeter(SOURCES["nvml_total_energy"](), clock=stub.clock, every=stub.every)
+    meter.start()
+    stub.set("throttle", 0x40)
+    for _ in range(20):
+        stub.work((0.1, 100.0))()
+    reading = meter.stop()
+    assert (reading.disturbed, reading.value) == ("throttled (hardware thermal)", 0.0)
+
+
+def test_a_power_model_hands_on_what_disturbed_its_stopwatch(stub: Any) -> None:
+    waited = iter((0.0, 1.0))
+    meter = PowerModel(100.0, WallClock(stub.clock, lambda: next(waited), lambda: 0))
+    meter.start()
+    stub.sleep(2.0)
+    assert meter.stop().disturbed == "waited for a core"
+
+
+def test_a_log_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MeterUnavailable, match="is no log of readings"):
+        Replay(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5\n",
+        '{"quantity": "energy_mj", "window_seconds": 1}\n5\n',
+        "no json\n",
+        '{"quantity": "energy_mj"}\n',
+        '{"quantity": "energy_mj", "window_seconds": 1}\n{}\n',
+    ],
+)
 def test_what_is_no_log_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_text(text)
     with pytest.raises(MeterUnavailable, match="is no log of readings"):

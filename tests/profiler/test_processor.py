@@ -13,11 +13,11 @@ from profiler.anchors import measure_networks
 from profiler.device import fingerprint
 from profiler.drift import measure_drift
 from profiler.energy_request import EnergyRequest, open_source
-from profiler.meters import SOURCES, CudaEvents, DeviceState, Meter, MeterUnavailable, WallClock
+from profiler.meters import SOURCES, CudaEvents, DeviceState, Meter, MeterError, MeterUnavailable, WallClock
 from profiler.plan import Plan
 from profiler.processor import CPU, PROCESSORS, Cpu, open_processor
 from profiler.profile import profile_device
-from profiler.timing import Work
+from profiler.timing import Subject, Work
 
 TINY = Network("plain", (4, 4), 8, 1, 3)
 ONE = Setting()
@@ -157,6 +157,40 @@ def test_a_window_between_events_is_disturbed_by_what_nvml_sees(state: DeviceSta
     reading = meter.stop()
     assert (reading.value, reading.disturbed) == (500.0, disturbed)
     assert (reading.origin.kind, reading.origin.scope) == ("measured", "gpu")
+
+
+def test_throttling_that_is_over_by_the_end_of_a_window_disturbs_it_as_well() -> None:
+    states = iter((DeviceState(throttle=0x20), DeviceState()))
+    meter = CudaEvents(lambda: next(states), fake_cuda(iter((2.0, 2.5))))
+    meter.start()
+    assert meter.stop().disturbed == "throttled (software thermal)"
+
+
+def test_a_device_without_room_for_events_is_an_error_with_a_remedy() -> None:
+    cuda = fake_cuda(iter(()))
+
+    def no_memory(enable_timing: bool) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    cuda.Event = no_memory
+    with pytest.raises(MeterError, match="out of memory; see `nvidia-smi`"):
+        CudaEvents(lambda: DeviceState(), cuda)
+
+
+def test_windows_are_filled_by_what_work_takes_and_not_by_what_it_takes_to_queue_it() -> None:
+    """Work that is queued in no time, and takes 5 ms on a clock that only waiting for it moves."""
+    now, queued = [0.0], [0]
+
+    def work() -> None:
+        queued[0] += 1
+
+    def wait() -> None:
+        now[0] += 5e-3 * queued[0]
+        queued[0] = 0
+
+    subject = Subject(work)
+    subject.prepare(CudaEvents(lambda: DeviceState(), fake_cuda(iter(()))), lambda: now[0], wait)
+    assert subject.calls == 1
 
 
 def test_without_nvml_the_origin_says_that_nobody_watched(monkeypatch: pytest.MonkeyPatch) -> None:

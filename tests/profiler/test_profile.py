@@ -1,17 +1,20 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from costs.families import Network
+from costs.shapes import LayerShape
 from costs.table import CostTable, NoCost, Setting, TableCost
+from profiler import profile
 from profiler.__main__ import main
 from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS, WallClock
 from profiler.plan import Plan
 from profiler.profile import profile_device
-from profiler.timing import NoResult
+from profiler.timing import NoResult, Session
 
 TINY = Network("plain", (4, 4), 8, 1, 3)
 SETTING = Setting(batch=2)
@@ -30,6 +33,13 @@ def test_a_profile_prices_everything_the_network_can_become() -> None:
     assert result.table.device == "bench"
     assert result.fingerprint["threads"] == 1
     assert messages[0].startswith("warming up")
+    for entry in result.table:
+        assert (entry.unit, entry.kind, entry.meter, entry.setting) == ("ms", "measured", "wall_clock", SETTING)
+        assert entry.low is not None
+        assert entry.high is not None
+        assert 0 < entry.low <= entry.value <= entry.high
+        assert entry.repetitions >= 5
+        assert entry.measured_at.endswith("+00:00")
     cost = TableCost(result.table, "latency_ms", SETTING)
     wiring = TINY.wiring()
     for widths in ((4, 4), (8, 8), (5, 7)):
@@ -92,3 +102,60 @@ def test_too_little_time_for_energies_is_said_before_anything_is_measured(stub: 
     request = EnergyRequest.by("nvml_total_energy", Plan(seconds=100.0))
     with pytest.raises(NoResult, match=r"100 s hold the energy windows of 2 pieces of work; .*set energy_seconds to at least \d+"):
         profile_device(TINY, "bench", SETTING, seconds=3600, energy=request, should_stop=asked_too_late)
+
+
+def test_a_layer_without_a_number_costs_the_networks_that_hold_it_their_place_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The widest layers have the longest windows, which are disturbed most."""
+    whole = profile.interleave
+
+    def lossy(*arguments: Any, **options: Any) -> Session[Any]:
+        session = whole(*arguments, **options)
+        widest = max((key for key in session.results if isinstance(key, LayerShape)), key=lambda shape: shape.macs)
+        results = {key: found for key, found in session.results.items() if key != widest}
+        return replace(session, results=results, missing={widest: NoResult("no result: waited for a core")})
+
+    monkeypatch.setattr(profile, "interleave", lossy)
+    found = profile_device(TINY, "bench", SETTING, 2.0, 1.0, anchors=6)
+    assert found.missing["largest"] == "one of its layers has none"
+    assert "waited for a core" in " ".join(found.warnings)
+    (calibration,) = found.table.calibrations
+    assert 3 <= len(calibration.anchors) < 6
+    assert TableCost(found.table, "latency_ms", SETTING).network(TINY.wiring().shapes()).value > 0
+
+
+def test_latencies_outlive_an_energy_session_that_abstains(
+    monkeypatch: pytest.MonkeyPatch, stub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def abstain(*_: Any) -> None:
+        raise NoResult("no result: idle power went from 30.0 to 40.0 W")
+
+    monkeypatch.setattr(profile, "measure_energy_costs", abstain)
+    output = tmp_path / "table.json"
+    tiny = "--family plain --widths 4 4 --image-size 8 --in-channels 1 --classes 3 --max-growth 1.5 --seconds 1 --meter nvml_total_energy"
+    assert main([*tiny.split(), "--output", str(output)]) == 1
+    assert "idle power went" in capsys.readouterr().out
+    report = json.loads(output.read_text())
+    assert report["no_energy"] == "no result: idle power went from 30.0 to 40.0 W"
+    assert {entry.quantity for entry in CostTable.from_json(report["table"])} == {"latency_ms"}
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seconds", "3600", "--output", str(tmp_path / "no" / "table.json")]) == 1
+    assert "there is no folder" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("reason", [NoResult("no result: 2 whole networks measured"), NoCost("no latency_ms for conv2d")])
+def test_a_machine_too_busy_leaves_no_spent_readings_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], reason: Exception
+) -> None:
+    """Their time budget would be spent before the next run began."""
+
+    def abstain(*_: Any, kept: Any, **__: Any) -> None:
+        kept.keep()
+        raise reason
+
+    monkeypatch.setattr("profiler.__main__.profile_device", abstain)
+    readings = tmp_path / "readings.json"
+    assert main(["--readings", str(readings)]) == 1
+    assert str(reason) in " ".join(capsys.readouterr().out.split())
+    assert readings.exists() is isinstance(reason, NoCost)

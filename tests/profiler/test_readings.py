@@ -95,7 +95,17 @@ def test_a_machine_that_is_as_it_was_is_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"plan": 1}', json.dumps({"plan": PLAN, "seconds": "x"}), '{"plan": {}, "x": []}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"plan": 1}',
+        json.dumps({"plan": PLAN, "seconds": "x"}),
+        json.dumps({"plan": PLAN, "seconds": 500, "calls": {}, "values": {"a": [None]}}),
+        '{"plan": {}, "x": []}',
+    ],
 )
 def test_a_damaged_file_is_no_reason_to_fail(tmp_path: Path, content: str) -> None:
     path = tmp_path / "readings.json"

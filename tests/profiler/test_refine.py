@@ -66,6 +66,8 @@ def test_around_a_shape_without_a_result_nothing_is_added() -> None:
     added = set(refined(WIRING, GRIDS, known, round_seconds=100)[1]) - set(GRIDS[1])
     assert added == {72, 88, 104, 120, 208, 240}
     assert refined(WIRING, GRIDS, {}, round_seconds=100) == GRIDS
+    middling = WIRING.shapes([points[len(points) // 2] for points in GRIDS])[0]  # by which a rise is judged
+    assert refined(WIRING, GRIDS, {s: t for s, t in times(GRIDS, staircase).items() if s != middling}, round_seconds=100) == GRIDS
 
 
 def test_widths_between_are_priced_exactly_once_the_steps_are_found() -> None:

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from costs.families import Network, default_widths, largest_widths
 from costs.table import CostEntry, CostTable, NoCost, Setting
 from profiler.meters import METERS, PowerModel, WallClock
-from profiler.sweep import as_entries, grid, measure, plan
+from profiler.sweep import as_entries, grid, plan
 from profiler.timing import Measurement, interleave
 from profiler.units import unit_work
 
@@ -74,35 +73,6 @@ def test_the_seeds_own_widths_are_measured_not_interpolated() -> None:
 def test_depthwise_layers_are_also_measured_off_the_grid() -> None:
     widths = {shape.in_channels for shape in plan(SEED.wiring(), (32,) * 14) if shape.depthwise}
     assert widths == {8, 15, 16, 23, 24, 31, 32}
-
-
-def test_a_tiny_sweep_on_this_machine_gives_dated_entries() -> None:
-    shapes = plan(Network("plain", (4, 4), 8, 1, 3).wiring(), (4, 4))
-    reports: list[tuple[int, int, str]] = []
-    sweep = measure(shapes, Setting(batch=2), seconds=0.5, progress=lambda *report: reports.append(report))
-    assert {entry.shape for entry in sweep.entries} | sweep.missing.keys() == set(shapes)
-    for entry in sweep.entries:
-        assert (entry.unit, entry.kind, entry.meter, entry.setting.batch) == ("ms", "measured", "wall_clock", 2)
-        assert entry.low is not None
-        assert entry.high is not None
-        assert 0 < entry.low <= entry.value <= entry.high
-        assert entry.repetitions >= 5
-        assert entry.measured_at.endswith("+00:00")
-    assert reports
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        (replace(ONE, batch=0), "batch is 0"),
-        (replace(ONE, threads=10_000), "threads is 10000; this process may use"),
-        (replace(ONE, dtype="float16"), "only float32"),
-        (replace(ONE, layout="blocked"), "contiguous, channels_last"),
-    ],
-)
-def test_a_setting_that_cannot_be_measured_is_refused_with_a_remedy(setting: Setting, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        measure([], setting, seconds=1)
 
 
 def table_of(network: Network, largest: tuple[int, ...]) -> CostTable:

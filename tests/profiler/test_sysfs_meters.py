@@ -60,6 +60,14 @@ def test_rapl_that_vanishes_is_an_error(tmp_path: Path) -> None:
         source.joules()
 
 
+@pytest.mark.parametrize("file", ["energy_uj", "max_energy_range_uj"])
+def test_rapl_that_shows_no_number_is_an_error(tmp_path: Path, file: str) -> None:
+    zone(tmp_path, "intel-rapl:0", "package-0")
+    (tmp_path / "intel-rapl:0" / file).write_text("\n")
+    with pytest.raises(MeterError, match=f"{file} can't be read .*driver still loaded"):
+        open_rapl("package", tmp_path)
+
+
 def test_a_machine_without_dram_counter_says_so(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", "package-0")
     with pytest.raises(MeterUnavailable, match=r"no dram zone .*power_model"):
@@ -106,10 +114,11 @@ def test_a_rail_that_is_not_there_or_reads_nothing_is_refused(tmp_path: Path) ->
         SOURCES["ina3221"](root=tmp_path)
 
 
-def test_a_rail_without_rights_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", ["in1_input", "in1_label"])
+def test_a_rail_without_rights_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     folder = monitor(tmp_path, VDD_IN=(5000, 2000))
-    monkeypatch.setattr(Path, "read_text", _refusing(Path.read_text, folder / "in1_input"))
-    with pytest.raises(MeterUnavailable, match=r"in1_input: no permission; .*group"):
+    monkeypatch.setattr(Path, "read_text", _refusing(Path.read_text, folder / file))
+    with pytest.raises(MeterUnavailable, match=rf"{file}: no permission; .*group"):
         SOURCES["ina3221"](root=tmp_path)
 
 

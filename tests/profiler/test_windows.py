@@ -193,6 +193,20 @@ def test_a_device_that_spoils_its_windows_yields_no_number(stub: Any, host: Host
     assert "time budget 180 s: leave the device to this process alone, cool it" in message
 
 
+def test_a_memory_clock_that_changes_spoils_the_window_as_well(stub: Any, host: Host) -> None:
+    stub.at(BEFORE_WINDOWS, lambda: stub.every(0.7, lambda: stub.set("memory_clock", 5000 if stub.clock() % 1.4 < 0.7 else 4500)))
+    with pytest.raises(NoResult, match="x the clock changed"):
+        measure(stub, host)
+
+
+def test_power_that_can_not_be_read_any_more_yields_no_number(stub: Any, host: Host) -> None:
+    source = SOURCES["nvml_power"]()
+    honest = source.watts
+    source.watts = lambda: None if stub.clock() > BEFORE_WINDOWS else honest()  # type: ignore[method-assign]
+    with pytest.raises(NoResult, match="x no power reading"):
+        measure_energy(stub.work(*STEADY), source, Plan(), host)
+
+
 @pytest.mark.parametrize("reason", sorted(set(SPOILERS) - {"the counter was reset", "the clock changed"}))
 def test_a_spoiled_window_is_taken_again(stub: Any, host: Host, reason: str) -> None:
     def heal() -> None:
@@ -298,6 +312,15 @@ def test_idle_power_that_jumps_is_no_result(stub: Any, host: Host) -> None:
 def test_a_device_that_is_shared_while_idle_gives_no_baseline(stub: Any, host: Host) -> None:
     stub.processes(4242)
     with pytest.raises(NoResult, match=r"no idle baseline: other processes on the device; .*leave the device"):
+        measure(stub, host)
+
+
+def test_a_device_that_is_shared_when_it_is_idle_again_gives_no_baseline(stub: Any, host: Host) -> None:
+    measure(stub, host)
+    end = stub.clock()
+    stub.reset()
+    stub.at(end - 2.0, lambda: stub.processes(4242))
+    with pytest.raises(NoResult, match=r"no idle baseline: other processes on the device; rejected windows: none"):
         measure(stub, host)
 
 

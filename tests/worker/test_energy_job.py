@@ -18,6 +18,7 @@ from costs.families import Network
 from costs.table import Calibration, CostTable, Setting, TableCost
 from profiler.meters import METERS, SOURCES, DeviceLost, MeterUnavailable, WallClock
 from profiler.processor import CPU
+from profiler.timing import NoResult
 from store import devices, jobs
 from store.admission import admit
 from store.artifacts import ArtifactStore
@@ -128,6 +129,18 @@ def test_a_meter_that_is_not_there_fails_the_job_before_it_measures(db: Database
     with pytest.raises(MeterUnavailable, match="choose another meter") as caught:
         run(db, settings, "profile", {**PROFILE, "meter": "ina3221", "seconds": 3600})
     assert explain(caught.value, settings.data_dir)[0] == "device_error"
+
+
+def test_latencies_are_kept_when_the_energy_session_abstains(
+    db: Database, settings: Settings, gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def abstain(*_: Any) -> None:
+        raise NoResult("no result: idle power went from 5.0 to 50.0 W")
+
+    monkeypatch.setattr("profiler.profile.measure_energy_costs", abstain)
+    with pytest.raises(NoResult, match="idle power went"):
+        run(db, settings, "profile", PROFILE)
+    assert {entry.quantity for entry in devices.load_table(db, "this-host")} == {"latency_ms"}
 
 
 def test_work_that_the_gpu_does_not_do_has_no_energy(db: Database, settings: Settings, gpu: Any) -> None:
