@@ -63,6 +63,9 @@ class _Powered:
         found = self.times.find([(_of(form, "latency_ms"), pair) for form, pair in layers])
         return [power_times_time(self.power, time) for time in found]
 
+    def measures(self, quantity: CostName) -> bool:
+        return quantity == "energy_mj" and self.times.measures("latency_ms")
+
 
 def _of(form: Form, quantity: CostName) -> Form:
     return form[0], form[1], quantity

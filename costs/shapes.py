@@ -76,6 +76,22 @@ class LayerShape:
         return f"{depthwise}{self.op}{kernel} {self.in_channels}->{self.out_channels}{size}{fused}"
 
 
+def check_shape(shape: LayerShape) -> None:
+    """ValueError, with value, limit and remedy, for a shape that no layer has."""
+    channels = f"{shape.in_channels}->{shape.out_channels}"
+    if shape.op == "conv2d":
+        if shape.in_channels % shape.groups or shape.out_channels % shape.groups:
+            raise ValueError(f"groups is {shape.groups} with channels {channels}; it must divide both: give 1, or one that does")
+        return
+    if shape.groups != 1:
+        raise ValueError(f"groups is {shape.groups}; {shape.op} has 1: leave it out")
+    if shape.op == "linear":
+        if (shape.kernel, shape.stride, shape.height, shape.width) != (1, 1, 1, 1):
+            raise ValueError("a linear layer has kernel, stride, height and width 1: leave them out, or ask for conv2d")
+    elif shape.in_channels != shape.out_channels:
+        raise ValueError(f"channels are {channels}; {shape.op} gives out what it takes in: make them equal")
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Counted(LayerShape):
     """A part of a network that no unit describes, by its numbers: for exact counts alone, since no profiler can measure it.

@@ -149,6 +149,10 @@ class Entries(Protocol):
         """The entries of these forms at these widths, in order; all of them were measured."""
         ...
 
+    def measures(self, quantity: CostName) -> bool:
+        """Whether there is any entry of this quantity."""
+        ...
+
 
 class CostTable:
     """The cost entries and calibrations of one device.  A later entry or calibration of the same key replaces an earlier one."""
@@ -187,7 +191,7 @@ class CostTable:
 
     def measures(self, quantity: CostName) -> bool:
         """Whether there is any entry of this quantity."""
-        return any(of == quantity for _, _, of in self.forms)
+        return self._entries.measures(quantity)
 
     def entry(self, shape: LayerShape, setting: Setting, quantity: CostName) -> CostEntry:
         """The measured entry, or one of kind ``interpolated`` from the next measured widths.  NoCost beyond what was measured."""
@@ -319,7 +323,8 @@ class TableCost:
             corrected = self._calibration.in_a_network
             for shape, entry in zip(unknown, self._entries(unknown), strict=True):
                 low, high = entry.interval
-                self._known[shape] = self._cost(corrected(entry.value), corrected(low), corrected(high))
+                kind = entry.kind if estimated(entry.kind) else self._calibration.kind_of_sums
+                self._known[shape] = replace(self._cost(corrected(entry.value), corrected(low), corrected(high)), kind=kind)
         return [self._known[shape] for shape in shapes]
 
     def _entries(self, shapes: Sequence[LayerShape]) -> Iterator[CostEntry]:
@@ -382,6 +387,9 @@ class InMemory:
 
     def find(self, layers: Sequence[tuple[Form, Pair]]) -> Sequence[CostEntry]:
         return [self._entries[of_form(*layer)] for layer in layers]
+
+    def measures(self, quantity: CostName) -> bool:
+        return any(of == quantity for _, _, of in self._pairs)
 
 
 def _step(pair: Pair, widths: Widths | None) -> tuple[Pair, ...]:

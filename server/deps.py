@@ -38,7 +38,8 @@ class Tables:
     def opened(self, db: Database, name: str) -> tuple[Device, CostTable]:
         """The device as it was when its table was opened, and the table.  UnknownDevice if it was never registered."""
         known, now = self._known.get(name), time.monotonic()
-        if known is None or devices.table_version(db, name) != known[1].table_version:
+        # Until something is measured the version stays 0, whatever becomes of the device.
+        if known is None or known[1].table_version == 0 or devices.table_version(db, name) != known[1].table_version:
             known = (now, *devices.open_table(db, name))
         self._known[name] = (now, *known[1:])
         return known[1:]
@@ -111,7 +112,8 @@ class KnownTable:
 
     @property
     def etag(self) -> str:
-        return f'"{self.device}/{self.origin.table_version}"'
+        made = round(1e6 * self.origin.registered_at.timestamp())  # another store's device of the same name has other numbers
+        return f'"{self.device}/{made}/{self.origin.table_version}"'
 
     def unchanged(self, if_none_match: str | None) -> bool:
         """Whether the client has the answer already."""

@@ -148,11 +148,14 @@ def price_network(known: TheTable, query: NetworkCostQuery) -> NetworkCost:
     model = cost_model(query.cost, table, setting)
     try:
         calibration = table.calibration(query.cost, setting) if query.cost not in EXACT else None
-        return NetworkCost.of(known.device, wiring, model, setting, calibration, _warnings(known, wiring, model))
+        warnings = _warnings(known, wiring, model)
+        if query.declared_watts is not None and table is known.table:
+            warnings.append(f"a meter has measured the energy of {known.device}: declared_watts is not used")
+        return NetworkCost.of(known.device, wiring, model, setting, calibration, warnings)
     except NoCost as error:
         remedy = "run `wattle profile` for this network, image size, batch size and thread count"
         if query.cost == "energy_mj":
-            remedy += " with --meter METER, or declare watts (declared_watts)"
+            remedy += " with --meter METER" + (", or declare watts (declared_watts)" if query.declared_watts is None else "")
         raise Refusal(404, str(error), [Problem("network", query.network.family, None, remedy, str(error))]) from error
 
 

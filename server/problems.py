@@ -22,6 +22,7 @@ from store.views import IdempotencyConflict
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
 SHOWN = 200  # characters of a wrong value that are sent back
+MOST_ERRORS = 50  # that are described; the others are counted
 
 _TITLES = {
     400: ("bad-request", "Bad request"),
@@ -80,8 +81,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         model = _body_model(request)
-        found = [_problem_of(item, model) for item in error.errors()]
-        return problem(422, _summary(found), found)
+        errors = error.errors()
+        found = [_problem_of(item, model) for item in errors[:MOST_ERRORS]]
+        return problem(422, _summary(found, len(errors)), found)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -108,8 +110,9 @@ def install(app: FastAPI) -> None:
         return problem(500, "the server failed on this request; its log holds the reason")
 
 
-def _summary(found: Sequence[Problem]) -> str:
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+def _summary(found: Sequence[Problem], errors: int = 0) -> str:
+    others = max(errors, len(found)) - 1
+    more = f" (and {others} more)" if others else ""
     return f"{found[0].message}{more}"
 
 

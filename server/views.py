@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from costs.model import Cost, CostModel, CostName, Kind
-from costs.shapes import Activation, LayerShape, Op, Unit, Wiring
+from costs.shapes import Activation, LayerShape, Op, Unit, Wiring, check_shape
 from costs.table import Calibration, CostEntry, Setting
 from store.admission import Admission, ProfileAdmission
 from store.problems import Problem
@@ -266,6 +266,11 @@ class ShapeQuery(BaseModel):
     cost: CostName = Field(default="latency_ms", description="quantity")
     batch_size: int = Field(default=1, ge=1, le=1024, description="images per inference")
     threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; default: the device's own")
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        check_shape(self.shape())
+        return self
 
     def shape(self) -> LayerShape:
         return LayerShape(*_OF_SHAPES(self))

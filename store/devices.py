@@ -99,16 +99,15 @@ def import_table(db: Database, name: str, document: TableDocument, dry_run: bool
     MeasuredElsewhere where the device has a table that was measured on something else: all stays as it was.
     """
     with db.transaction() as session:
-        row = session.scalar(select(DeviceRow).where(DeviceRow.name == name).with_for_update())
-        if row is None:
-            row = DeviceRow(name=name, fingerprint=document.fingerprint, table_version=0)
-            session.add(row)
-            session.flush()
-        elif row.measured_fingerprint != document.fingerprint and _view(session, name).entries:
+        new = {"name": name, "fingerprint": document.fingerprint, "table_version": 0}
+        session.execute(insert_into(session, DeviceRow).on_conflict_do_nothing(), [new])  # two may bring it at once
+        row = session.scalars(select(DeviceRow).where(DeviceRow.name == name).with_for_update()).one()
+        if row.measured_fingerprint != document.fingerprint and _view(session, name).entries:
             raise MeasuredElsewhere(name, differences(row.measured_fingerprint or {}, document.fingerprint))
+        moments = [row.measured_at if row.measured_fingerprint == document.fingerprint else None, document.measured_at]
         row.measured_fingerprint = document.fingerprint
         add_to_table(session, row, document.table(name))
-        row.measured_at = document.measured_at or row.measured_at
+        row.measured_at = max((moment for moment in moments if moment), default=row.measured_at)
         session.flush()
         device = _view(session, name)
         if dry_run:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Text, bindparam, cast, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from costs.model import CostName
 from costs.shapes import LayerShape
 from costs.table import CostEntry, Form, Setting, form_of, of_form
 from costs.widths import BITS, Pair, Widths, decoded, encoded
@@ -41,6 +42,7 @@ _OF_TABLE = (_FORMS.device == bindparam("device")) & (_FORMS.measured_as == bind
 _KNOWN_FORMS = select(_FORMS.digest, _FORMS.id, _FORMS.widths).where(_OF_TABLE, _FORMS.digest.in_(bindparam("digests", expanding=True)))
 _EVERY_FORM = select(_FORMS.id, _FORMS.quantity, cast(_FORMS.form, Text), _FORMS.widths).where(_OF_TABLE).order_by(_FORMS.id)
 _COUNT = select(func.sum(func.length(_FORMS.widths))).where(_OF_TABLE)  # counting a million rows takes a tenth of a second
+_ANY_FORM = select(_FORMS.id).where(_OF_TABLE, _FORMS.quantity == bindparam("quantity")).limit(1)
 _AT_PLACES = select(_ENTRIES.place, cast(_ENTRIES.entry, Text)).where(_ENTRIES.place.in_(bindparam("places", expanding=True)))
 _IN_FORM = _ENTRIES.place.between(bindparam("first"), bindparam("last"))
 _BETWEEN = select(_ENTRIES.place, _ENTRIES.entry).where(_IN_FORM).order_by(_ENTRIES.place)
@@ -75,6 +77,9 @@ class StoredEntries:
         for chunk in _chunks({place for place in places if place not in found}):
             found |= self._entries.kept(dict(self._db.rows(_AT_PLACES, {"places": chunk})))
         return [CostEntry(*of_form(*layer), **json.loads(found[place])) for layer, place in zip(layers, places, strict=True)]
+
+    def measures(self, quantity: CostName) -> bool:
+        return bool(self._db.rows(_ANY_FORM, {**self._table, "quantity": quantity}))
 
     def _known(self, forms: Collection[Form]) -> dict[Form, _Known]:
         found = self._forms.those_of(forms)

@@ -26,6 +26,8 @@ Document = dict[str, Any]
 DEFAULT_URL = "http://127.0.0.1:8765"
 TERMINAL = ("succeeded", "failed", "cancelled")
 
+DOWNLOAD_SECONDS = 600.0  # that a table of a million entries takes before its first byte comes: a minute
+
 
 class ProblemError(Exception):
     """The server refused.  ``document`` is its problem document: title, status, detail, errors with field, value, limit, remedy."""
@@ -181,7 +183,10 @@ class Client:
         part = Path(path).with_name(f".{Path(path).name}.part")
         try:
             url = f"/v1/devices/{quote(device, safe='')}/table"
-            with self._http.stream("GET", url, params={"format": file_format}) as response, part.open("wb") as file:
+            with (
+                self._http.stream("GET", url, params={"format": file_format}, timeout=DOWNLOAD_SECONDS) as response,
+                part.open("wb") as file,
+            ):
                 if response.is_error:
                     response.read()
                     raise ProblemError(_document(response, self.url))

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from costs.table import CostTable
+from server.deps import Tables
 from store import devices
-from store.database import Database
+from store.database import Database, DatabaseUnavailable
 
 STEM = {
     "op": "conv2d", "in_channels": 1, "out_channels": 4, "kernel": 3, "height": 8, "width": 8, "norm": True, "activation": "silu",
@@ -166,15 +168,89 @@ def test_many_layers_at_once_each_answered_as_it_is_alone(client: TestClient) ->
     assert "at most 1000" in too_many.json()["detail"]
 
 
+def test_an_estimated_layer_stays_one_inside_a_network_and_declared_watts_give_way(
+    client: TestClient, measured: CostTable, db: Database
+) -> None:
+    first, *others = (replace(entry, quantity="energy_mj", unit="mJ", meter="rapl_package", scope="package") for entry in measured)
+    scale = replace(measured.calibrations[0], quantity="energy_mj", meter="rapl_package", scope="package")
+    devices.save_table(db, None, CostTable("this-host", [first, *(replace(e, kind="estimated:power_x_time") for e in others)], [scale]))
+    answer = client.post("/v1/devices/this-host/costs:network", json={**NETWORK, "cost": "energy_mj", "declared_watts": 10}).json()
+    kinds = [layer["cost"]["kind"] for layer in answer["layers"]]
+    assert answer["total"]["kind"] == "calibrated_sum"
+    assert set(kinds) <= {"calibrated_sum", "estimated:power_x_time"}
+    assert "estimated:power_x_time" in kinds
+    assert "a meter has measured the energy of this-host: declared_watts is not used" in answer["warnings"]
+    elsewhere = {**NETWORK, "cost": "energy_mj", "declared_watts": 10, "batch_size": 7}
+    assert "declare watts" not in client.post("/v1/devices/this-host/costs:network", json=elsewhere).json()["errors"][0]["remedy"]
+
+
 def test_answers_carry_the_tables_version_and_are_not_sent_twice(client: TestClient, measured: CostTable, db: Database) -> None:
     for path, params in (("costs", STEM), ("table", {}), ("table", {"format": "csv"})):
         first = client.get(f"/v1/devices/this-host/{path}", params=params)
-        assert (first.status_code, first.headers["ETag"]) == (200, '"this-host/1"')
+        assert (first.status_code, first.headers["ETag"].rpartition("/")[2]) == (200, '1"')
         again = client.get(f"/v1/devices/this-host/{path}", params=params, headers={"If-None-Match": first.headers["ETag"]})
         assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
     devices.save_table(db, None, measured)
-    changed = client.get("/v1/devices/this-host/costs", params=STEM, headers={"If-None-Match": '"this-host/1"'})
-    assert (changed.status_code, changed.headers["ETag"]) == (200, '"this-host/2"')
+    changed = client.get("/v1/devices/this-host/costs", params=STEM, headers={"If-None-Match": first.headers["ETag"]})
+    assert (changed.status_code, changed.headers["ETag"].rpartition("/")[2]) == (200, '2"')
+
+
+def test_a_device_of_another_store_has_another_version(client: TestClient, measured: CostTable, db: Database) -> None:
+    """The data folder was deleted, say, and a client kept an answer of the first table."""
+    first = cost(client).headers["ETag"]
+    with db.transaction() as session:
+        session.execute(text("UPDATE devices SET registered_at = '2020-01-01 00:00:00.000000'"))
+    state = client.app.state  # type: ignore[attr-defined]
+    state.service = replace(state.service, tables=Tables(0.0))  # of another process
+    other = client.get("/v1/devices/this-host/costs", params=STEM, headers={"If-None-Match": first})
+    assert (other.status_code, other.headers["ETag"] == first) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"in_channels": 3, "groups": 4, "out_channels": 8}, "groups is 4 with channels 3->8; it must divide both"),
+        ({"op": "linear"}, "a linear layer has kernel, stride, height and width 1"),
+        ({"op": "max_pool"}, "channels are 1->4; max_pool gives out what it takes in"),
+        ({"op": "global_pool", "in_channels": 4, "groups": 4}, "groups is 4; global_pool has 1"),
+    ],
+)
+@pytest.mark.parametrize("quantity", ["macs", "latency_ms"])
+def test_a_layer_that_can_not_be_has_no_cost(client: TestClient, shape: dict[str, Any], words: str, quantity: str) -> None:
+    refused = cost(client, **shape, cost=quantity)
+    assert refused.status_code == 422
+    assert words in refused.json()["detail"]
+
+
+def test_a_device_without_a_table_is_known_as_it_is_now(client: TestClient, db: Database) -> None:
+    for threads in (1, 2):
+        devices.register(db, "new", {"threads": threads})
+        refused = client.get("/v1/devices/new/costs", params=STEM).json()
+        assert f"{threads} thread" in refused["detail"]
+
+
+def test_a_lookup_meets_a_database_that_is_away(client: TestClient, measured: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise DatabaseUnavailable("the database did not answer")
+
+    assert cost(client).status_code == 200
+    monkeypatch.setattr(Database, "rows", away)
+    for response in (cost(client, out_channels=5), client.post("/v1/devices/this-host/costs:query", json={"queries": [STEM]})):
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_lookup_in_a_database_elsewhere_is_answered_in_a_thread(client: TestClient, db: Database) -> None:
+    here = cost(client).json()
+    client.app.state.service.db.is_local = False  # type: ignore[attr-defined]
+    assert cost(client).json() == here
+    assert cost(client, out_channels=99_999).status_code == 404
+
+
+def test_a_thousand_errors_are_counted_and_the_first_described(client: TestClient) -> None:
+    refused = client.post("/v1/devices/this-host/costs:query", json={"queries": 900 * [{}]})
+    assert (refused.status_code, len(refused.json()["errors"])) == (422, 50)
+    assert "(and 2699 more)" in refused.json()["detail"]
 
 
 def test_a_table_can_be_taken_away(client: TestClient, measured: CostTable) -> None:

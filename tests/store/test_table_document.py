@@ -13,7 +13,7 @@ from costs.shapes import LayerShape
 from costs.table import Anchor, Calibration, CostEntry, CostTable, Setting
 from store import devices
 from store.database import Database
-from store.table_document import TableDocument, as_json
+from store.table_document import MOST_ENTRIES, TableDocument, as_json
 from store.views import Device, MeasuredElsewhere, UnknownDevice
 
 FINGERPRINT = {"cpu": "some CPU", "threads": 1, "flags": ["a", "b"]}
@@ -23,7 +23,7 @@ SHAPES = (
     LayerShape("linear", 16, 10),
 )
 ENTRIES = [
-    CostEntry(s, Setting(4, 2), "latency_ms", 0.1, "ms", "measured", 0.09, None, "wall_clock", 9, 1, "2026-01-02T03:04:05Z") for s in SHAPES
+    CostEntry(s, Setting(4, 2), "latency_ms", 0.1, "ms", "measured", 0.09, 0.11, "wall_clock", 9, 1, "2026-01-02T03:04:05Z") for s in SHAPES
 ]
 CALIBRATION = Calibration("latency_ms", Setting(4, 2), 1.5, 2.0, (Anchor("seed", (8, 16), 1.0, 1.5, 1.4, 1.6),))
 
@@ -89,6 +89,14 @@ def test_a_device_that_was_not_measured_takes_a_table_of_another_state_and_says_
     [
         ({"value": -1.0}, "value is -1 .*0 or more"),
         ({"value": 0.5, "high": 0.2}, "value is 0.5 with interval 0.09 to 0.2; it must lie inside"),
+        ({"high": None}, "an interval has one end only"),
+        ({"net": 0.05}, "a net value has none; give all"),
+        ({"repetitions": -1}, "repetitions is -1; it must be 0 or more"),
+        ({"sensor_error": -0.1}, "sensor_error is -0.1; it must be 0 or more"),
+        ({"shape": {"groups": 3}}, "groups is 3 with channels 8->16; it must divide both"),
+        ({"shape": {"op": "linear"}}, "a linear layer has kernel, stride, height and width 1"),
+        ({"shape": {"op": "max_pool"}}, "channels are 8->16; max_pool gives out what it takes in"),
+        ({"setting": {"batch": 4, "threads": 2, "dtype": 41 * "x", "layout": "contiguous"}}, "dtype has 41 characters; it may have 40"),
         ({"value": "NaN"}, "finite number"),
         ({"unit": "s"}, "unit is 's'; latency_ms is in ms: convert"),
         ({"kind": "interpolated"}, "kind is interpolated; .*leave it out"),
@@ -106,3 +114,53 @@ def test_what_can_be_no_entry_is_refused_in_words(change: dict[str, Any], words:
     TableDocument.model_validate_json(document)
     with pytest.raises(ValidationError, match=words):
         TableDocument.model_validate_json(changed(document, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": 0}, "scale is 0, .*above 0"),
+        ({"kind": "exact"}, "quantity is latency_ms, kind exact; what is measured or estimated is calibrated"),
+        ({"quantity": "macs"}, "quantity is macs, kind measured"),
+        ({"anchors": []}, "anchors are none; .*give those that it was fitted to"),
+        (
+            {"anchors": [{"name": "a", "widths": [8], "layer_sum": 1, "measured": 2, "low": 3, "high": 4}]},
+            "anchor 'a' has .*inside: correct",
+        ),
+    ],
+)
+def test_what_can_be_no_calibration_is_refused_in_words(exported: str, change: dict[str, Any], words: str) -> None:
+    document = json.loads(exported)
+    document["calibrations"][0] |= change
+    with pytest.raises(ValidationError, match=words):
+        TableDocument.model_validate_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "words"),
+    [
+        ({"threads": "auto"}, "threads is 'auto'; it must be a whole number from 1 to 256"),
+        ({"threads": None}, "threads is None"),
+        ({"threads": True}, "threads is True"),
+        ({"threads": 0}, "threads is 0"),
+        ({"clock": float("nan")}, "not JSON compliant|finite number"),
+    ],
+)
+def test_a_fingerprint_that_no_device_can_have_is_refused(exported: str, fingerprint: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        TableDocument.model_validate({**json.loads(exported), "fingerprint": fingerprint})
+
+
+def test_a_document_of_too_many_entries_is_refused_as_one_error(exported: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = json.loads(exported)
+    with pytest.raises(ValidationError, match=f"at most {MOST_ENTRIES} items") as caught:
+        TableDocument.model_validate({**document, "entries": (MOST_ENTRIES + 1) * document["entries"][:1]})
+    assert caught.value.error_count() == 1
+
+
+def test_the_date_of_the_last_measurement_never_goes_back(db: Database, exported: str) -> None:
+    newer = changed(exported, measured_at="2026-05-06T00:00:00Z")
+    for document in (newer, exported):
+        device = devices.import_table(db, "copy", TableDocument.model_validate_json(document))
+        assert device.measured_at is not None
+        assert device.measured_at.isoformat() == "2026-05-06T00:00:00+00:00"
