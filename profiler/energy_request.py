@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from profiler.energy import Energy
-from profiler.meters import SOURCES, EnergySource
+from profiler.meters import SOURCES, EnergySource, MeterUnavailable
 from profiler.meters.nvml import torch_uuid
 from profiler.processor import CPU, Processor
 from profiler.sweep import sentinel
@@ -23,8 +23,12 @@ TWINS = 2  # the sentinel and its twin
 
 def open_source(meter: str, device: torch.device, sources: Mapping[str, Callable[..., EnergySource]] = SOURCES) -> EnergySource:
     """The source of this name, of the GPU that ``device`` is if both are NVIDIA's.  MeterUnavailable where it does not work here."""
-    uuid = torch_uuid(device.index or 0) if device.type == "cuda" and meter.startswith("nvml") else None
-    return sources[meter](**({"device": uuid} if uuid else {}))
+    if device.type != "cuda" or not meter.startswith("nvml"):
+        return sources[meter]()
+    uuid = torch_uuid(device.index or 0)
+    if uuid is None:
+        raise MeterUnavailable(f"{meter}: torch does not say which GPU {device} is; use torch 2.10 or newer")
+    return sources[meter](device=uuid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -108,7 +109,8 @@ def profile_device(
         check_room(energy.plan, shapes_on(wiring, grids), len(widths))
     with ready_to_measure(setting):
         wholes = _anchor_work(network, widths, setting, on)
-        session = _measured(wiring, grids, wholes, setting, seconds, progress, should_stop, kept or Readings(), on)
+        ahead = energy.plan.seconds if energy else 0.0
+        session = _measured(wiring, grids, wholes, setting, seconds, partial(_sooner, progress, ahead), should_stop, kept or Readings(), on)
         units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
         measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
         entries = as_entries(units, setting)
@@ -122,7 +124,7 @@ def profile_device(
             return profile
         nets = {name: (widths[name], inference) for name, inference in wholes.items()}
         try:
-            found = measure_energy_costs(table, wiring, nets, setting, energy, progress, should_stop)
+            found = measure_energy_costs(table, wiring, nets, setting, energy, partial(_later, progress, seconds), should_stop)
         except NoResult as reason:
             return replace(profile, no_energy=reason)
     return replace(
@@ -165,6 +167,16 @@ def _measured(
             room = (seconds - kept.seconds) / ROUNDS_OF_ALL / slowdown(session.results.values(), kept.seconds)
             grids = refined(wiring, grids, times, room)
     return replace(session, rounds=rounds)
+
+
+def _sooner(progress: Progress, ahead: float, done: int, total: int, message: str) -> None:
+    """Progress of the latencies, when so many seconds of energies follow."""
+    progress(done, total + int(ahead), message)
+
+
+def _later(progress: Progress, behind: float, done: int, total: int, message: str) -> None:
+    """Progress of the energies, after so many seconds of latencies."""
+    progress(done + int(behind), total + int(behind), message)
 
 
 def _prices(table: CostTable, shapes: Sequence[LayerShape], setting: Setting) -> bool:

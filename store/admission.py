@@ -22,7 +22,7 @@ from store.images import DataShape
 from store.problems import InvalidSpec, Problem
 from store.settings import Settings
 from store.spec import BudgetSpec, JobSpec, NetworkSpec, ProfileSpec
-from store.views import UnknownDevice
+from store.views import Device, UnknownDevice
 
 __all__ = ["Admission", "InvalidSpec", "Problem", "ProfileAdmission", "admit", "admit_profile", "cost_model", "seed_network", "setting_of"]
 
@@ -104,10 +104,21 @@ def admit_profile(spec: ProfileSpec, db: Database) -> ProfileAdmission:
         device = devices.device(db, spec.device)
     except UnknownDevice:
         problems.append(_unknown_device("device", spec.device, db))
+    else:
+        problems += _too_many_threads(spec, device)
     if problems or network is None or device is None:
         raise InvalidSpec(problems)
     warnings = (device.waits_for,) if device.waits_for else ()
     return ProfileAdmission(network, _wiring(network), Setting(spec.batch_size, spec.threads or device.threads), warnings)
+
+
+def _too_many_threads(spec: ProfileSpec, device: Device) -> list[Problem]:
+    cores = device.fingerprint.get("cores")
+    if spec.threads is None or not isinstance(cores, int) or spec.threads <= cores:
+        return []
+    remedy = f"give 1 to {cores}, or leave it out"
+    message = f"threads is {spec.threads}; {device.name} has {cores} cores: {remedy}"
+    return [Problem("threads", spec.threads, f"at most {cores}", remedy, message)]
 
 
 def seed_network(spec: NetworkSpec, data: DataShape) -> Network:

@@ -236,7 +236,8 @@ class AccountingSpec(_Spec):
 
     meter: CounterName | None = Field(
         default=None,
-        description="energy counter of the machine that does the work; neither here nor at the worker: rapl_package, if it works",
+        description="energy counter of the machine that does the work; neither here nor at the worker: rapl_package, on a GPU "
+        "nvml_total_energy, if it works",
     )
     declared_watts: float | None = Field(
         default=None, gt=0, description="what that machine draws at work: allows an estimate of energy (power_model) where no meter works"

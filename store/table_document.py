@@ -46,8 +46,8 @@ def _sound(entry: CostEntry) -> CostEntry:
     if len({entry.low is None, entry.high is None}) > 1 or len({entry.net is None, entry.net_low is None, entry.net_high is None}) > 1:
         raise ValueError("an interval has one end only, or a net value has none; give all of its numbers, or none")
     low, high = entry.interval
-    if not 0 <= low <= entry.value <= high:
-        raise ValueError(f"value is {entry.value:g} with interval {low:g} to {high:g}; it must lie inside, at 0 or more: correct it")
+    if not 0 <= low <= entry.value <= high or not entry.value > 0:
+        raise ValueError(f"value is {entry.value:g} with interval {low:g} to {high:g}; it must lie inside, above 0: correct it")
     measured_at(entry)
     return entry
 

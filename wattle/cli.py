@@ -90,19 +90,23 @@ def demo(
 @app.command()
 @answering
 def worker(
-    device: Annotated[str, typer.Option("--device", help="Name under which this machine's measurements are kept.")] = "this-host",
+    device: Annotated[
+        str | None, typer.Option("--device", help="Name under which this machine's measurements are kept. (default: this-host)")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of an inference on this device. (default: 1)", min=1, max=256)] = None,
     torch_device: Annotated[str | None, typer.Option(help="What trains and is measured: cpu, cuda, cuda:1. (default: cpu)")] = None,
     only_profiles: Annotated[bool, typer.Option("--only-profiles", metavar="", help="Take no growth jobs: others train.")] = False,
 ) -> Answer:
     """Run a worker in this machine's name: it takes growth jobs, and the profile jobs of its device.  Settings: WATTLE_*."""
-    command = [sys.executable, "-m", "worker", "--device", device]
+    command = [sys.executable, "-m", "worker"]
+    command += ["--device", device] if device is not None else []
     command += ["--threads", str(threads)] if threads is not None else []
     command += ["--torch-device", torch_device] if torch_device is not None else []
     command += ["--only-profiles"] if only_profiles else []
     # in place of this process, so that signals reach the worker itself
     become = partial(os.execve, command[0], command, {**connection.broker_here(), **os.environ})
-    return Answer({"device": device, "command": command}, Text(f"worker for {device}"), then=become)
+    name = device or os.environ.get("WATTLE_DEVICE") or "this-host"
+    return Answer({"device": name, "command": command}, Text(f"worker for {name}"), then=become)
 
 
 @app.command()
@@ -238,7 +242,7 @@ def devices() -> Answer:
     )  # fmt: skip
     table = Table(*columns, box=None, pad_edge=False)
     for entry in found:
-        measured = str(entry["measured_at"] or "never: wattle profile")
+        measured = str(entry["measured_at"] or "never: wattle profile") + (", expired" if entry["expired"] else "")
         errors = "\n".join(map(_calibration_words, entry["calibrated"]))
         worker = Text("alive", "green") if entry["alive"] else Text("gone", "yellow")
         processor = str(entry["fingerprint"].get("gpu") or entry["fingerprint"].get("cpu", ""))
@@ -388,7 +392,7 @@ def _cost_text(entry: Document) -> Text:
     shape, setting = LayerShape(**entry["shape"]), entry["setting"]
     meter = f"{entry['meter']} ({entry['scope']})"
     measured = f", {meter}, {entry['repetitions']} repetitions, {entry['measured_at']}" if entry["meter"] else ""
-    net = f", net {entry['net']:.4g} [{entry['net_low']:.4g}, {entry['net_high']:.4g}]" if entry["net"] is not None else ""
+    net = f", net {entry['net']:.4g} {entry['unit']} [{entry['net_low']:.4g}, {entry['net_high']:.4g}]" if entry["net"] is not None else ""
     origin = f"{entry['kind']}{measured}"
     what = f"{shape} ({setting_words(setting)}) on {entry['device']}"
     return Text(f"{what}: {entry['quantity']} {cost_words(entry)}{net}  ({origin})")

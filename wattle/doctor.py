@@ -162,6 +162,8 @@ def _table_check(entry: Document) -> Check:
     name, measured = f"device {entry['name']}", entry["measured_at"]
     if measured is None:
         return Check(name, "warn", "no cost table", f"wattle profile --device {entry['name']} --spec YOUR-JOB.yaml")
+    if entry["expired"]:
+        return Check(name, "warn", str(entry["expired"]).partition(": its prices")[0], "measure again: wattle profile")
     days = (datetime.now(UTC) - datetime.fromisoformat(str(measured))).days
     found = f"{entry['entries']} cost entries, {days} days old"
     return Check(name, "warn", found, "measure again: wattle profile") if days > TABLE_DAYS else Check(name, "ok", found)

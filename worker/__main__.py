@@ -15,6 +15,8 @@ import subprocess
 import sys
 from typing import Any
 
+from pydantic import ValidationError
+
 from store import devices
 from store.database import Database
 from store.queue import GROWTH_QUEUE, celery_app, profile_queue
@@ -40,9 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     settings = Settings()
     options = _parse(arguments, settings)
-    settings = settings.model_copy(
-        update={"device": options.device, "device_threads": options.threads, "torch_device": options.torch_device}
-    )
+    try:
+        settings = Settings(device=options.device, device_threads=options.threads, torch_device=options.torch_device)
+    except ValidationError as error:
+        sys.exit("\n".join(f"{wrong['loc'][0]} is {wrong['input']!r}: {wrong['msg']}" for wrong in error.errors()))
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     found = fingerprint(settings.device_threads, settings.torch_device)
     if not 1 <= settings.device_threads <= found["cores"]:

@@ -151,11 +151,11 @@ def accounted(attempt: Attempt) -> Iterator[tuple[Reporter, Account]]:
     try:
         yield reporter, account
     finally:
-        account.close()
-        reporter.progress["used"] = account.so_far()
         try:
+            account.close()
+            reporter.progress["used"] = account.so_far()
             reporter.flush()
-        except DatabaseUnavailable as error:  # how the attempt ended matters more
+        except (DatabaseUnavailable, OSError) as error:  # how the attempt ended matters more
             logger.warning("what the job used can't be written: %s", error)
 
 

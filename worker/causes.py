@@ -30,7 +30,7 @@ def explain(error: Exception, data_dir: Path) -> tuple[Cause, str]:
         return "device_error", str(error)
     if _out_of_memory(error):
         return "out_of_memory", f"memory ran out ({_first_line(error)}); {_LESS_MEMORY}"
-    if _disk_full(error):
+    if disk_full(error):
         free_mib = shutil.disk_usage(data_dir).free / 2**20
         return "disk_full", (
             f"writing failed ({_first_line(error)}) with {free_mib:.0f} MiB free in {data_dir}; the last checkpoint is kept. "
@@ -44,7 +44,8 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
-def _disk_full(error: Exception) -> bool:
+def disk_full(error: Exception) -> bool:
+    """Whether it is for want of room."""
     if isinstance(error, OSError):
         return error.errno in _DISK_FULL
     return isinstance(error, DatabaseUnavailable) and "disk is full" in str(error)

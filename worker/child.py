@@ -48,13 +48,13 @@ def main() -> int:
 
 
 def _carry_out(order: dict[str, Any], asked_to_stop: _StopFlag) -> dict[str, Any] | None:
-    """The outcome; None if the lease is lost and nothing may be said."""
+    """The outcome; None if nothing may be said: the lease is lost, or the database that would hear it is away."""
     # imported late: torch takes seconds, and until the leash is on nobody would end this process
     from store import jobs
-    from store.database import Database
+    from store.database import Database, DatabaseUnavailable
     from store.settings import Settings
     from worker.attempt import Attempt, Stopped
-    from worker.causes import explain
+    from worker.causes import disk_full, explain
     from worker.run import run_attempt
     from worker.supervisor import Outcome
 
@@ -70,6 +70,11 @@ def _carry_out(order: dict[str, Any], asked_to_stop: _StopFlag) -> dict[str, Any
     except jobs.LeaseLost:
         logging.exception("another attempt may have this job")
         return None
+    except DatabaseUnavailable as error:
+        if not disk_full(error):
+            logging.exception("the database is away: another attempt goes on from the last checkpoint")
+            return None
+        outcome = Outcome("failed", *explain(error, settings.data_dir))
     except Exception as error:
         logging.exception("the attempt failed")
         outcome = Outcome("failed", *explain(error, settings.data_dir))

@@ -15,9 +15,11 @@ logger = logging.getLogger(__name__)
 def run_profile(attempt: Attempt, reporter: Reporter) -> None:
     """Measure and keep.  What was read before an interruption is gone on from, if the machine has not changed meanwhile."""
     from profiler.device import fingerprint
+    from profiler.meters import MeterError
     from profiler.processor import open_processor
     from profiler.profile import profile_device
     from profiler.readings import ReadingsFile
+    from profiler.timing import NoResult
     from worker.measured import energy_request
 
     spec = ProfileSpec.model_validate(attempt.lease.job.spec)
@@ -31,6 +33,8 @@ def run_profile(attempt: Attempt, reporter: Reporter) -> None:
         reporter.tell({"step": done, "total_steps": total, "overall_fraction": fraction, "eta_seconds": total - done, "message": message})
 
     on = open_processor(attempt.settings.torch_device)
+    # A table belongs to what the machine is now: torch or the governor may have changed since the worker started.
+    devices.register(attempt.db, attempt.device, fingerprint(attempt.settings.device_threads, on))
     energy = energy_request(spec.meter, attempt.settings, spec.energy_seconds, on) if spec.meter else None
     arguments = (admitted.network, spec.device, admitted.setting, spec.max_growth, spec.seconds)
     kept = ReadingsFile(
@@ -39,10 +43,13 @@ def run_profile(attempt: Attempt, reporter: Reporter) -> None:
     )
     try:
         profile = profile_device(*arguments, progress=tell, should_stop=attempt.asked_to_stop, energy=energy, kept=kept, on=on)
-    finally:
-        attempt.stop_if_asked()  # also where too few readings were an error: they are too few because it was told to stop
-        kept.discard()  # a retry of what failed is to measure anew
+    except (NoResult, MeterError):
+        attempt.stop_if_asked()  # too few readings are no error where it was told to stop
+        kept.discard()  # a retry is to measure anew
+        raise
+    attempt.stop_if_asked()
     devices.save_table(attempt.db, attempt.lease, profile.table)
+    kept.discard()
     if profile.no_energy:
         raise profile.no_energy  # the latencies are kept
     for warning in profile.warnings:

@@ -63,13 +63,14 @@ def _energy(parts: Sequence[Mapping[str, Any]]) -> Document:
     """Joules of one meter add up; where a part has none, or another meter's, the sum has none."""
     if absent := next((part["reason"] for part in parts if "reason" in part), None):
         return {"reason": absent}
-    labels = [{name: value for name, value in part.items() if name != "value"} for part in parts]
+    labels = [{name: value for name, value in part.items() if name not in ("value", "note")} for part in parts]
     if not labels:
         return {"reason": "nothing was accounted for"}
     if any(label != labels[0] for label in labels):
         meters = ", ".join(sorted({f"{label['meter']} of {label['device']}" for label in labels}))
         return {"reason": f"the attempts had different meters ({meters}), whose numbers don't add up"}
-    return {"value": sum(part["value"] for part in parts), **labels[0]}
+    notes = "; ".join(dict.fromkeys(part["note"] for part in parts if "note" in part))
+    return {"value": sum(part["value"] for part in parts), **labels[0], **({"note": notes} if notes else {})}
 
 
 def _co2(energy: Mapping[str, Any], factor: Factor | None) -> Document:

@@ -203,3 +203,9 @@ def test_without_nvml_the_origin_says_that_nobody_watched(monkeypatch: pytest.Mo
 def test_without_cuda_there_are_no_events() -> None:
     with pytest.raises(MeterUnavailable, match=r"torch finds no CUDA device; .*wall_clock"):
         CudaEvents(cuda=fake_cuda(iter(()), devices=0))
+
+
+def test_a_gpu_that_torch_does_not_name_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.energy_request.torch_uuid", lambda _index: None)
+    with pytest.raises(MeterUnavailable, match="torch does not say which GPU cuda:1 is; use torch"):
+        open_source("nvml_power", torch.device("cuda:1"))

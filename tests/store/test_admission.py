@@ -250,9 +250,12 @@ def test_profile_needs_a_device_and_a_network_that_fits(sqlite: Database) -> Non
         admit_profile(spec, sqlite)
     assert [problem.field for problem in refused.value.problems] == ["network.widths", "device"]
     assert refused.value.problems[1].remedy.endswith("wattle worker --device this-host")
-    devices.register(sqlite, "this-host", {})
-    spec = ProfileSpec.model_validate({"network": SPEC["network"], **shape})
+    devices.register(sqlite, "this-host", {"cores": 2})
+    spec = ProfileSpec.model_validate({"network": SPEC["network"], **shape, "threads": 2})
     assert admit_profile(spec, sqlite).wiring.widths == WIDTHS
+    with pytest.raises(InvalidSpec) as refused:
+        admit_profile(spec.model_copy(update={"threads": 3}), sqlite)
+    assert str(refused.value.problems[0].message) == "threads is 3; this-host has 2 cores: give 1 to 2, or leave it out"
 
 
 def test_threads_are_those_of_the_device_unless_the_spec_says_otherwise(sqlite: Database, settings: Settings) -> None:

@@ -87,8 +87,9 @@ def test_a_device_that_was_not_measured_takes_a_table_of_another_state_and_says_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"value": -1.0}, "value is -1 .*0 or more"),
+        ({"value": -1.0}, "value is -1 .*above 0"),
         ({"value": 0.5, "high": 0.2}, "value is 0.5 with interval 0.09 to 0.2; it must lie inside"),
+        ({"value": 0.0, "low": 0.0}, "value is 0 .*above 0"),
         ({"high": None}, "an interval has one end only"),
         ({"net": 0.05}, "a net value has none; give all"),
         ({"repetitions": -1}, "repetitions is -1; it must be 0 or more"),

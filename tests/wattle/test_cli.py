@@ -24,6 +24,7 @@ SETTING = {"batch_size": 32, "threads": 1, "dtype": "float32", "layout": "contig
 
 DEVICE = {
     "name": "this-host", "fingerprint": {}, "entries": 9, "measured_at": "2026-01-01T00:00:00+00:00", "alive": True, "threads": 1,
+    "expired": None,
 }  # fmt: skip
 
 

@@ -162,12 +162,13 @@ def test_declared_watts_give_an_estimate_that_says_so(tmp_path: Path, clock: Clo
     assert energy["note"] == f"{watts:g} W declared x measured time; no meter: rapl_package: no package zone"
 
 
-def test_the_specs_meter_goes_before_the_workers(tmp_path: Path) -> None:
+def test_the_specs_meter_goes_before_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.energy_request.torch_uuid", lambda index: f" of GPU {index}")
     opened: list[str] = []
 
     def opens(name: str) -> Callable[..., EnergySource]:
-        def source() -> EnergySource:
-            opened.append(name)
+        def source(device: str = "") -> EnergySource:
+            opened.append(name + device)
             return Counter(Clock(), name)
 
         return source
@@ -177,7 +178,7 @@ def test_the_specs_meter_goes_before_the_workers(tmp_path: Path) -> None:
     on_gpu = Settings(data_dir=tmp_path, torch_device="cuda")
     for asked, settings in (("nvml_total_energy", worker), (None, worker), (None, Settings(data_dir=tmp_path)), (None, on_gpu)):
         open_joules(AccountingSpec(meter=asked), settings, sources)  # type: ignore[arg-type]  # one of the literals
-    assert opened == ["nvml_total_energy", "rapl_dram", "rapl_package", "nvml_total_energy"]
+    assert opened == ["nvml_total_energy", "rapl_dram", "rapl_package", "nvml_total_energy of GPU 0"]
 
 
 def test_every_counter_of_the_spec_is_a_source() -> None:

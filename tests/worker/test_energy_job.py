@@ -10,11 +10,13 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
 from costs.families import Network
+from costs.model import Budget
 from costs.table import Calibration, CostTable, Setting, TableCost
 from profiler.meters import METERS, SOURCES, DeviceLost, MeterUnavailable, WallClock
 from profiler.processor import CPU
@@ -24,10 +26,11 @@ from store.admission import admit
 from store.artifacts import ArtifactStore
 from store.database import Database
 from store.settings import Settings
-from store.spec import JobSpec, MeterName
+from store.spec import BudgetSpec, JobSpec, MeterName
+from worker import run as run_module
 from worker.attempt import Attempt
 from worker.causes import explain
-from worker.measured import measure_energy
+from worker.measured import Measurements, measure_energy
 from worker.run import run_attempt
 
 IDLE_WATTS, CORE_WATTS = 5.0, 50.0
@@ -166,3 +169,18 @@ def prices() -> TableCost:
 
 def test_every_meter_of_the_spec_is_there() -> None:
     assert get_args(MeterName) == tuple(SOURCES)
+
+
+def test_the_report_speaks_of_the_first_budget_of_energy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on another device, of which nothing can be measured here, is not answered with this machine's joules."""
+    network = Network("plain", (6, 8), 8, 1, 10)
+    monkeypatch.setattr(run_module, "measure_latency", lambda *_: Measurements.none([network], "not asked"))
+    monkeypatch.setattr(run_module, "measure_energy", lambda *_: Measurements({}, {network.widths: "of this host"}, "this-host"))
+    budgets = [BudgetSpec(cost="energy_mj", limit=2, device=device, threads=1) for device in ("pi-4", "this-host")]
+    attempt: Any = SimpleNamespace(device="this-host", asked_to_stop=lambda: False, settings=settings, stop_if_asked=lambda: None)
+    priced: Any = SimpleNamespace(setting=Setting(), budgets=[Budget(prices(), 2.0)] * 2)
+    for order, reason in ((budgets, "the job ran on this-host, not on pi-4"), (budgets[::-1], "of this host")):
+        spec: Any = SimpleNamespace(budget=order[0], budgets=order)
+        reporter: Any = SimpleNamespace(tell=lambda *_, **__: None)
+        measured = run_module._measure(attempt, reporter, spec, priced, CPU, [network])
+        assert measured["energy_mj"].of(network) == {"reason": reason}

@@ -14,10 +14,11 @@ import pytest
 
 from costs.families import Network
 from costs.table import Setting, TableCost
+from profiler.device import fingerprint
 from profiler.profile import Profile, profile_device
 from profiler.readings import ReadingsFile
 from store import devices, jobs
-from store.database import Database
+from store.database import Database, DatabaseUnavailable
 from store.settings import Settings
 from worker.attempt import Attempt, Stopped
 from worker.run import run_attempt
@@ -77,6 +78,28 @@ def test_interrupted_and_gone_on_with(db: Database, tmp_path: Path, monkeypatch:
     assert taken_up == [left.seconds]
     assert len(devices.load_table(db, "this-host")) > 0
     assert not readings[0].exists()
+
+
+def test_readings_outlive_a_table_that_could_not_be_saved(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.readings.KEEP_EVERY_SECONDS", 0.0)
+
+    def away(*_: object) -> int:
+        raise DatabaseUnavailable("the database did not answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(devices, "save_table", away)
+        with pytest.raises(DatabaseUnavailable):
+            run_attempt(attempt(db, tmp_path))
+    (readings,) = tmp_path.glob("jobs/*/readings.json")
+    assert json.loads(readings.read_text())["seconds"] > 0
+
+
+def test_a_table_belongs_to_what_the_machine_is_when_it_is_measured(db: Database, tmp_path: Path) -> None:
+    devices.register(db, "this-host", {"governor": "powersave", "torch": "of last week"})
+    run_attempt(attempt(db, tmp_path))
+    device = devices.device(db, "this-host")
+    assert device.measured_fingerprint == device.fingerprint == fingerprint(1)
+    assert device.expired is None
 
 
 def test_stopped_before_it_began(db: Database, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
     ("options", "words"),
     [
         (["--torch-device", "cuda:99"], "CUDA devices here: see `nvidia-smi`"),
-        (["--torch-device", "abacus"], "give cpu, cuda or cuda:1"),
-        (["--threads", "10000"], "threads is 10000; this process may use"),
+        (["--torch-device", "abacus"], "torch_device is 'abacus': String should match pattern '^(cpu|cuda"),
+        (["--threads", "256"], "threads is 256; this process may use"),
+        (["--threads", "10000"], "device_threads is 10000: Input should be less than or equal to 256"),
+        (["--device", "lab pi"], "device is 'lab pi': String should match pattern"),
     ],
 )
 def test_a_worker_of_what_is_not_here_does_not_start(options: list[str], words: str, tmp_path: Path) -> None:
