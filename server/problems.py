@@ -120,7 +120,7 @@ def _problem_of(item: Mapping[str, Any], model: type[BaseModel] | None) -> Probl
     """A pydantic error in Wattle's words."""
     place, *path = item["loc"]
     field = ".".join(map(str, path)) or str(place)
-    if place != "body":
+    if place != "body" and path:
         field = f"{place}.{field}"
     kind, text = item["type"], str(item["msg"]).removeprefix("Value error, ")
     value, limit = _shown(item.get("input")), _limit(item.get("ctx") or {})
