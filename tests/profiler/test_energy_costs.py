@@ -16,7 +16,7 @@ from profiler.energy_request import EnergyRequest
 from profiler.meters import DeviceState, Origin
 from profiler.sweep import plan
 from profiler.timing import NoResult, never, silent
-from profiler.windows import Plan
+from profiler.windows import Energies, Plan
 
 ONE = Setting()
 WIRING = Network("mobilenet_v1", (8,) * 14, 16, 1, 10).wiring()
@@ -74,3 +74,16 @@ def test_the_command_names_the_meter_that_is_not_there(capsys: pytest.CaptureFix
     tiny = "--family plain --widths 4 4 --image-size 8 --in-channels 1 --classes 3"
     assert main([*tiny.split(), "--meter", "ina3221"]) == 1
     assert "choose another meter" in capsys.readouterr().out
+
+
+def test_fewer_whole_networks_than_calibrate_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    request: Any = EnergyRequest(object(), Plan.of(5.0, 1000.0))  # type: ignore[arg-type]
+    reason = NoResult("no result: 2 valid windows, 5 needed")
+    wholes = {name: (WIRING.widths, lambda: None) for name in "abc"}
+    failed: Energies[Any] = Energies({}, dict.fromkeys("abc", reason))
+    monkeypatch.setattr(EnergyRequest, "measure", lambda *_: failed)
+    with pytest.raises(NoResult, match="0 whole networks and 0 layers have an energy: no result: 2 valid windows"):
+        measure_energy_costs(CostTable("x", TIMES.values()), WIRING, wholes, ONE, request, silent, never)
+    monkeypatch.setattr(EnergyRequest, "measure", lambda *_: Energies({}, {}))
+    with pytest.raises(NoResult, match="2 whole networks were given, 3 are needed"):
+        measure_energy_costs(CostTable("x", TIMES.values()), WIRING, dict(list(wholes.items())[:2]), ONE, request, silent, never)

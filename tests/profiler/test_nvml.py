@@ -225,3 +225,10 @@ def test_a_gpu_lost_in_a_window_is_an_error_not_a_reading(stub: Any, name: str) 
     stub.work((2.0, 200.0))()
     with pytest.raises(DeviceLost, match="GPU is lost"):
         meter.stop()
+
+
+def test_a_driver_without_a_gpu_says_so_with_a_remedy(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub.reset(devices=0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(MeterUnavailable, match="no GPU 0: this machine has none; choose another, or use the meter power_model"):
+        SOURCES["nvml_power"]()
