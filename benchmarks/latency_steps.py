@@ -58,9 +58,8 @@ STEPS = [Step(0, 32, 36), Step(0, 32, 48), Step(1, 64, 68), Step(1, 64, 80), Ste
 
 
 def run(console: Console, time_factor: float) -> dict[str, Any]:
-    with console.status(
-        f"growth steps, {SETTING}: measuring for about {time_factor * (PROFILE_SECONDS + PROCESSES * 4 * PAIRS_SECONDS):g} s"
-    ):
+    about = time_factor * (PROFILE_SECONDS + PROCESSES * len(_bases()) * PAIRS_SECONDS)
+    with console.status(f"growth steps, {SETTING}: measuring for about {about:g} s"):
         profile = profile_device(SEED, "this-host", SETTING, MAX_GROWTH, time_factor * PROFILE_SECONDS)
         measured = _measured(time_factor * PAIRS_SECONDS)
     cost = TableCost(profile.table, "latency_ms", SETTING)
@@ -89,13 +88,18 @@ def _in_one_process(seconds: float) -> dict[Step, Difference | NoResult]:
     """Steps from the same network share their rounds."""
     found: dict[Step, Difference | NoResult] = {}
     with ready_to_measure(SETTING):
-        for before in sorted({step.networks[0].widths for step in STEPS}):
+        for before in _bases():
             steps = [step for step in STEPS if step.networks[0].widths == before]
             work = _inferences({"before": steps[0].networks[0], **{str(step): step.networks[1] for step in steps}})
             base = work.pop("before")
             differences = paired_differences(base, work, METERS["wall_clock"](), seconds)
             found |= {step: differences[str(step)] for step in steps}
     return found
+
+
+def _bases() -> list[tuple[int, ...]]:
+    """The widths that steps start from."""
+    return sorted({step.networks[0].widths for step in STEPS})
 
 
 def _inferences(networks: Mapping[str, Network]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
 from costs.model import Cost, CostName, Kind, estimated
@@ -260,7 +260,7 @@ class CostTable:
     def to_csv(self) -> Iterator[str]:
         """The entries, a line each, with a column per field and a line of their names first; calibrations are left out."""
         line = _Line()
-        writer = csv.DictWriter(line, ["device", *_flat_names()], lineterminator="\n")
+        writer = csv.DictWriter(line, ["device", *(field.name for field in flat_fields())], lineterminator="\n")
         writer.writeheader()
         yield line.text
         for entry in self:
@@ -441,9 +441,9 @@ def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry["shape"], **entry["setting"], **own}
 
 
-def _flat_names() -> list[str]:
-    own = [field.name for field in fields(CostEntry) if field.name not in ("shape", "setting")]
-    return [*(field.name for field in fields(LayerShape)), *(field.name for field in fields(Setting)), *own]
+def flat_fields() -> list[Field[Any]]:
+    """The fields that ``flat`` gives, in order."""
+    return [*fields(LayerShape), *fields(Setting), *(field for field in fields(CostEntry) if field.name not in ("shape", "setting"))]
 
 
 def _entry(data: Mapping[str, Any]) -> CostEntry:

@@ -76,14 +76,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(InvalidSpec)
     async def invalid(_: Request, error: InvalidSpec) -> Response:
-        return problem(422, _summary(error.problems), error.problems)
+        return problem(422, _summary(error.problems[0], len(error.problems)), error.problems)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         model = _body_model(request)
         errors = error.errors()
         found = [_problem_of(item, model) for item in errors[:MOST_ERRORS]]
-        return problem(422, _summary(found, len(errors)), found)
+        return problem(422, _summary(found[0], len(errors)), found)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -110,10 +110,9 @@ def install(app: FastAPI) -> None:
         return problem(500, "the server failed on this request; its log holds the reason")
 
 
-def _summary(found: Sequence[Problem], errors: int = 0) -> str:
-    others = max(errors, len(found)) - 1
-    more = f" (and {others} more)" if others else ""
-    return f"{found[0].message}{more}"
+def _summary(first: Problem, errors: int) -> str:
+    more = f" (and {errors - 1} more)" if errors > 1 else ""
+    return f"{first.message}{more}"
 
 
 def _problem_of(item: Mapping[str, Any], model: type[BaseModel] | None) -> Problem:

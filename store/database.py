@@ -53,9 +53,11 @@ class Database:
                 raise ValueError(f"database URL is {url!r}; the store needs a file: use sqlite:///FOLDER/wattle.sqlite")
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             arguments: dict[str, Any] = {"timeout": BUSY_TIMEOUT_SECONDS}
+            reading = arguments
         elif backend == "postgresql":
             limits = "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
             arguments = {"options": limits, "connect_timeout": 10, "application_name": "wattle"}
+            reading = {**arguments, "options": f"{limits} -c default_transaction_read_only=on"}
         else:
             raise ValueError(f"database URL names {backend!r}; the store knows sqlite and postgresql+psycopg")
         self.backend = backend
@@ -64,9 +66,6 @@ class Database:
         pool = {"pool_pre_ping": backend == "postgresql"}
         self.engine = create_engine(parsed, json_serializer=_to_json, connect_args=arguments, **pool)
         self._reader = self.engine.execution_options(read_only=True, **({"postgresql_readonly": True} if backend == "postgresql" else {}))
-        reading = dict(arguments)
-        if backend == "postgresql":
-            reading["options"] += " -c default_transaction_read_only=on"
         asked = create_engine(parsed, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, connect_args=reading, **pool)
         self._asker = Asker(asked)
         if backend == "sqlite":

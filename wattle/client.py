@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -180,23 +181,9 @@ class Client:
 
     def save_table(self, device: str, path: str | Path, file_format: str = "json") -> None:
         """Writes the cost table of a device to a file: ``json``, which ``import_table`` takes, or ``csv``, the entries alone."""
-        part = Path(path).with_name(f".{Path(path).name}.part")
-        try:
-            url = f"/v1/devices/{quote(device, safe='')}/table"
-            with (
-                self._http.stream("GET", url, params={"format": file_format}, timeout=DOWNLOAD_SECONDS) as response,
-                part.open("wb") as file,
-            ):
-                if response.is_error:
-                    response.read()
-                    raise ProblemError(_document(response, self.url))
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-            part.replace(path)
-        except httpx.TransportError as error:
-            raise NoServerError(self.url, _reason(error)) from error
-        finally:
-            part.unlink(missing_ok=True)
+        url, query = f"/v1/devices/{quote(device, safe='')}/table", {"format": file_format}
+        with whole_or_none(Path(path)) as part:
+            self._save(part, url, params=query, timeout=DOWNLOAD_SECONDS)
 
     def import_table(self, device: str, document: Mapping[str, Any], *, dry_run: bool = False) -> Document:
         """Adds a cost table, as ``table`` gives it, to that of a device, which becomes known by it if it was not.
@@ -261,23 +248,37 @@ class Client:
         name = str(artifact["name"])
         if name in ("", ".", "..") or Path(name).name != name:
             raise ProblemError({"title": "Bad artifact name", "status": 502, "detail": f"artifact name {name!r} is no plain file name"})
-        part, digest = folder / f".{name}.part", hashlib.sha256()
+        with whole_or_none(folder / name) as part:
+            sha256 = self._save(part, f"/v1/jobs/{quote(job_id, safe='')}/artifacts/{quote(name, safe='')}")
+            if sha256 != artifact["sha256"]:
+                raise DamagedDownloadError(name, artifact["sha256"], sha256)
+        return folder / name
+
+    def _save(self, path: Path, url: str, **options: Any) -> str:
+        """Writes an answer to a file as it comes; its sha256."""
+        digest = hashlib.sha256()
         try:
-            path = f"/v1/jobs/{quote(job_id, safe='')}/artifacts/{quote(name, safe='')}"
-            with self._http.stream("GET", path) as response, part.open("wb") as file:
+            with self._http.stream("GET", url, **options) as response, path.open("wb") as file:
                 if response.is_error:
                     response.read()
                     raise ProblemError(_document(response, self.url))
                 for chunk in response.iter_bytes():
                     digest.update(chunk)
                     file.write(chunk)
-            if digest.hexdigest() != artifact["sha256"]:
-                raise DamagedDownloadError(name, artifact["sha256"], digest.hexdigest())
-            return part.replace(folder / name)
         except httpx.TransportError as error:
             raise NoServerError(self.url, _reason(error)) from error
-        finally:
-            part.unlink(missing_ok=True)
+        return digest.hexdigest()
+
+
+@contextmanager
+def whole_or_none(path: Path) -> Iterator[Path]:
+    """A file to write beside ``path``, which takes its place if all goes well, and is gone otherwise."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_spec(path: str | Path) -> Document:

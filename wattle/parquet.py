@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costs.shapes import LayerShape
-from costs.table import CostEntry, Setting, flat
-from wattle.client import Document, ProblemError
+from costs.table import CostEntry, Setting, flat, flat_fields
+from wattle.client import Document, ProblemError, whole_or_none
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,12 +32,8 @@ def write(document: Mapping[str, Any], path: Path) -> None:
 
     rest = {name: value for name, value in document.items() if name != "entries"}
     schema = _schema().with_metadata({_METADATA: json.dumps(rest).encode()})
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_or_none(path) as part:
         parquet.write_table(pyarrow.Table.from_pylist(list(map(flat, document["entries"])), schema), part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Document:
@@ -58,8 +54,7 @@ def read(path: Path) -> Document:
 def _schema() -> pyarrow.Schema:
     import pyarrow
 
-    columns = {field.name: _TYPES.get(str(field.type), "string") for of in (LayerShape, Setting, CostEntry) for field in fields(of)}
-    return pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items() if name not in ("shape", "setting")])
+    return pyarrow.schema([(field.name, pyarrow.type_for_alias(_TYPES.get(str(field.type), "string"))) for field in flat_fields()])
 
 
 def _nested(row: Mapping[str, Any]) -> Document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.text import Text
@@ -15,7 +15,7 @@ from wattle.answer import Answer, answering
 from wattle.client import Document, ProblemError
 
 PIECE = 10_000  # entries in one request: the server takes 8 MB
-FORMATS = ("json", "csv", "parquet")
+Format = Literal["json", "csv", "parquet"]
 
 app = typer.Typer(no_args_is_help=True, help="Cost tables as files: export, import.")
 
@@ -28,13 +28,13 @@ def export_table(
         Path | None, typer.Option("-o", "--output", help="File to write; its ending says the format. (default: DEVICE.json)")
     ] = None,
     file_format: Annotated[
-        Literal["json", "csv", "parquet"] | None,
+        Format | None,
         typer.Option("--format", help="JSON and Parquet hold all and can be imported; CSV holds the entries alone, for a spreadsheet."),
     ] = None,
 ) -> Answer:
     """Write a device's cost table, with what it was measured on, to a file."""
     ending = output.suffix.removeprefix(".") if output else ""
-    chosen = file_format or (ending if ending in FORMATS else "json")
+    chosen = file_format or (ending if ending in get_args(Format) else "json")
     path = output or Path(f"{device}.{chosen}")
     with connection.connect() as client:
         if chosen == "parquet":

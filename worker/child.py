@@ -70,13 +70,10 @@ def _carry_out(order: dict[str, Any], asked_to_stop: _StopFlag) -> dict[str, Any
     except jobs.LeaseLost:
         logging.exception("another attempt may have this job")
         return None
-    except DatabaseUnavailable as error:
-        if not disk_full(error):
-            logging.exception("the database is away: another attempt goes on from the last checkpoint")
-            return None
-        outcome = Outcome("failed", *explain(error, settings.data_dir))
     except Exception as error:
         logging.exception("the attempt failed")
+        if isinstance(error, DatabaseUnavailable) and not disk_full(error):
+            return None  # another attempt goes on from the last checkpoint
         outcome = Outcome("failed", *explain(error, settings.data_dir))
     return asdict(outcome)
 

@@ -49,17 +49,14 @@ class _Zone:
     def __init__(self, path: Path) -> None:
         self.name = f"{_name(path)} ({path.name})"
         self._file, self._range = path / "energy_uj", _read(path / "max_energy_range_uj")
-        self._last = self._raw()
+        self._last = _read(self._file)
         self._total = 0
 
     def microjoules(self) -> int:
-        raw = self._raw()
+        raw = _read(self._file)
         self._total += raw - self._last if raw >= self._last else raw - self._last + self._range
         self._last = raw
         return self._total
-
-    def _raw(self) -> int:
-        return _read(self._file)
 
 
 def _name(zone: Path) -> str:

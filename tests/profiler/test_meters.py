@@ -2,7 +2,6 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,28 +55,7 @@ def hwmon(root: Path, **rails: tuple[float, float]) -> Path:
     return folder
 
 
-NO_CUDA = {"cuda": SimpleNamespace(is_available=lambda: False)}
-
-
-def cuda_on(clock: Callable[[], float]) -> Any:
-    """``torch.cuda`` whose events happen at once, on this clock."""
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            self.seconds = 0.0
-
-        def record(self) -> None:
-            self.seconds = clock()
-
-        def synchronize(self) -> None: ...
-
-        def elapsed_time(self, later: "Event") -> float:
-            return 1e3 * (later.seconds - self.seconds)
-
-    return SimpleNamespace(is_available=lambda: True, current_device=lambda: 0, synchronize=lambda: None, Event=Event)
-
-
-def ready(name: str, stub: Any, tmp_path: Path) -> Bench:
+def ready(name: str, stub: Any, fake_cuda: Callable[..., Any], tmp_path: Path) -> Bench:
     """Each meter in a world where it works; one unit of work is 100 W for a second, on its device."""
     time = {"clock": stub.clock, "every": stub.every}
 
@@ -88,7 +66,7 @@ def ready(name: str, stub: Any, tmp_path: Path) -> Bench:
     if name == "wall_clock":
         return Bench(WallClock(), lambda n: [sum(i * i for i in range(20_000)) for _ in range(n)] and None)
     if name == "cuda_events":
-        return Bench(CudaEvents(SOURCES["nvml_power"]().state, cuda_on(stub.clock)), gpu_work, 1000)
+        return Bench(CudaEvents(SOURCES["nvml_power"]().state, fake_cuda(iter(stub.clock, None))), gpu_work, 1000)
     if name == "power_model":
         stopwatch = WallClock(stub.clock, lambda: 0.0, lambda: 0)
         return Bench(PowerModel(100.0, stopwatch), gpu_work, 100_000)
@@ -110,8 +88,10 @@ def ready(name: str, stub: Any, tmp_path: Path) -> Bench:
 
 
 @pytest.mark.parametrize("name", METERS)
-def test_a_meter_names_its_quantity_and_origin_and_reads_more_for_more_work(name: str, stub: Any, tmp_path: Path) -> None:
-    bench = ready(name, stub, tmp_path)
+def test_a_meter_names_its_quantity_and_origin_and_reads_more_for_more_work(
+    name: str, stub: Any, fake_cuda: Callable[..., Any], tmp_path: Path
+) -> None:
+    bench = ready(name, stub, fake_cuda, tmp_path)
     meter = bench.meter
     assert meter.quantity in UNITS
     assert meter.window_seconds > 0
@@ -134,10 +114,13 @@ def test_a_meter_names_its_quantity_and_origin_and_reads_more_for_more_work(name
 
 
 @pytest.mark.parametrize("name", sorted(set(METERS) - {"wall_clock"}))
-def test_a_meter_that_cannot_be_used_says_why_and_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_meter_that_cannot_be_used_says_why_and_what_to_do(
+    name: str, monkeypatch: pytest.MonkeyPatch, fake_cuda: Callable[..., Any]
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    elsewhere = {"cuda": fake_cuda(iter(()), devices=0)} if name == "cuda_events" else {}
     with pytest.raises(MeterUnavailable, match=r".+; .+"):
-        METERS[name](**({"root": Path("/nowhere")} if name.startswith(("rapl", "ina")) else NO_CUDA if name == "cuda_events" else {}))
+        METERS[name](**({"root": Path("/nowhere")} if name.startswith(("rapl", "ina")) else elsewhere))
 
 
 def test_a_recording_is_replayed_once_in_order_and_keeps_its_origin(stub: Any, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Where work is executed: the contract of every processor that is here, and that everything measured goes through the one that is asked."""
 
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -123,25 +122,6 @@ def test_the_cpu_needs_no_word_about_gpus() -> None:
     assert not {"gpu", "gpu_uuid", "tf32"} & fingerprint(1, CPU).keys()
 
 
-def fake_cuda(moments: Iterator[float], devices: int = 1) -> Any:
-    """``torch.cuda`` whose events happen at these seconds."""
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-            self.seconds = float("nan")
-
-        def record(self) -> None:
-            self.seconds = next(moments)
-
-        def synchronize(self) -> None: ...
-
-        def elapsed_time(self, later: "Event") -> float:
-            return 1e3 * (later.seconds - self.seconds)
-
-    return SimpleNamespace(is_available=lambda: devices > 0, current_device=lambda: 0, synchronize=lambda: None, Event=Event)
-
-
 @pytest.mark.parametrize(
     ("state", "disturbed"),
     [
@@ -151,7 +131,9 @@ def fake_cuda(moments: Iterator[float], devices: int = 1) -> Any:
         (DeviceState(foreign=frozenset({4242})), "other processes on the device"),
     ],
 )
-def test_a_window_between_events_is_disturbed_by_what_nvml_sees(state: DeviceState, disturbed: str | None) -> None:
+def test_a_window_between_events_is_disturbed_by_what_nvml_sees(
+    fake_cuda: Callable[..., Any], state: DeviceState, disturbed: str | None
+) -> None:
     meter = CudaEvents(lambda: state, fake_cuda(iter((2.0, 2.5))))
     meter.start()
     reading = meter.stop()
@@ -159,14 +141,14 @@ def test_a_window_between_events_is_disturbed_by_what_nvml_sees(state: DeviceSta
     assert (reading.origin.kind, reading.origin.scope) == ("measured", "gpu")
 
 
-def test_throttling_that_is_over_by_the_end_of_a_window_disturbs_it_as_well() -> None:
+def test_throttling_that_is_over_by_the_end_of_a_window_disturbs_it_as_well(fake_cuda: Callable[..., Any]) -> None:
     states = iter((DeviceState(throttle=0x20), DeviceState()))
     meter = CudaEvents(lambda: next(states), fake_cuda(iter((2.0, 2.5))))
     meter.start()
     assert meter.stop().disturbed == "throttled (software thermal)"
 
 
-def test_a_device_without_room_for_events_is_an_error_with_a_remedy() -> None:
+def test_a_device_without_room_for_events_is_an_error_with_a_remedy(fake_cuda: Callable[..., Any]) -> None:
     cuda = fake_cuda(iter(()))
 
     def no_memory(enable_timing: bool) -> None:
@@ -177,7 +159,7 @@ def test_a_device_without_room_for_events_is_an_error_with_a_remedy() -> None:
         CudaEvents(lambda: DeviceState(), cuda)
 
 
-def test_windows_are_filled_by_what_work_takes_and_not_by_what_it_takes_to_queue_it() -> None:
+def test_windows_are_filled_by_what_work_takes_and_not_by_what_it_takes_to_queue_it(fake_cuda: Callable[..., Any]) -> None:
     """Work that is queued in no time, and takes 5 ms on a clock that only waiting for it moves."""
     now, queued = [0.0], [0]
 
@@ -193,14 +175,14 @@ def test_windows_are_filled_by_what_work_takes_and_not_by_what_it_takes_to_queue
     assert subject.calls == 1
 
 
-def test_without_nvml_the_origin_says_that_nobody_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvml_the_origin_says_that_nobody_watched(fake_cuda: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     meter = CudaEvents(cuda=fake_cuda(iter((0.0, 1.0))))
     meter.start()
     assert "throttling not watched" in meter.stop().origin.detail
 
 
-def test_without_cuda_there_are_no_events() -> None:
+def test_without_cuda_there_are_no_events(fake_cuda: Callable[..., Any]) -> None:
     with pytest.raises(MeterUnavailable, match=r"torch finds no CUDA device; .*wall_clock"):
         CudaEvents(cuda=fake_cuda(iter(()), devices=0))
 
