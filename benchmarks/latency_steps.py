@@ -1,16 +1,18 @@
 """The price of a growth step: what the table says it adds to a whole network, against the measured paired difference.
 
 One channel group of a mobilenet_v1 is widened at a time.  Both networks run in turns, and the difference is taken in each round.  Where
-a network's tensors happen to lie in memory moves it by some percent for as long as its process lives, and a difference of two networks by
-more than itself; so the difference is measured in several processes, and the truth is their median.  Steps that end on the same
-executed width should add nothing, and the table should know.
+a network's tensors happen to lie in memory moves it by some percent for as long as they lie there, and a difference of two networks by
+more than itself; so the difference is measured in several places in each of several processes, and the truth is the median of all.  Steps
+that end on the same executed width should add nothing, and the table should know.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
@@ -24,9 +26,10 @@ from costs.families import Network
 from costs.table import Setting, TableCost
 from growth.networks import build
 from profiler.anchors import network_work
-from profiler.device import ready_to_measure
+from profiler.device import pieces_of_memory, ready_to_measure
 from profiler.meters import METERS
 from profiler.paired import Difference, paired_differences
+from profiler.processor import CPU
 from profiler.profile import profile_device
 from profiler.timing import MIN_READINGS, NoResult, median_interval
 
@@ -34,7 +37,8 @@ TARGET_PERCENT = 25.0  # of the measured difference
 FREE_PERCENT = 1.0  # of the whole network: a step that adds less, or saves, is free
 SEED = Network("mobilenet_v1", (32, 64, *(12 * (64,))), 16, 3, 10)
 SETTING, MAX_GROWTH = Setting(batch=32), 1.5
-PROFILE_SECONDS, PAIRS_SECONDS, PROCESSES = 90.0, 8.0, 9
+PROFILE_SECONDS, PAIRS_SECONDS = 90.0, 1.0
+PROCESSES, PLACES = 12, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ STEPS = [Step(0, 32, 36), Step(0, 32, 48), Step(1, 64, 68), Step(1, 64, 80), Ste
 
 
 def run(console: Console, time_factor: float) -> dict[str, Any]:
-    about = time_factor * (PROFILE_SECONDS + PROCESSES * len(_bases()) * PAIRS_SECONDS)
+    about = time_factor * (PROFILE_SECONDS + PROCESSES * PLACES * len(_bases()) * PAIRS_SECONDS)
     with console.status(f"growth steps, {SETTING}: measuring for about {about:g} s"):
         profile = profile_device(SEED, "this-host", SETTING, MAX_GROWTH, time_factor * PROFILE_SECONDS)
         measured = _measured(time_factor * PAIRS_SECONDS)
@@ -69,31 +73,33 @@ def run(console: Console, time_factor: float) -> dict[str, Any]:
 
 
 def _measured(seconds: float) -> dict[Step, Difference | NoResult]:
-    """The median over processes, with its 95 % interval by order statistics."""
+    """The median over places and processes, with its 95 % interval by order statistics."""
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        found = list(pool.map(_in_one_process, PROCESSES * [seconds]))
-    return {step: _over_processes([differences[step] for differences in found]) for step in STEPS}
+        found = [differences for places in pool.map(_in_one_process, PROCESSES * [seconds]) for differences in places]
+    return {step: _over_places([differences[step] for differences in found]) for step in STEPS}
 
 
-def _over_processes(found: Sequence[Difference | NoResult]) -> Difference | NoResult:
+def _over_places(found: Sequence[Difference | NoResult]) -> Difference | NoResult:
     known = [difference for difference in found if isinstance(difference, Difference)]
     if len(known) < MIN_READINGS:
-        return NoResult(f"{len(known)} of {len(found)} processes gave a difference, {MIN_READINGS} needed; measure while it is quieter")
+        return NoResult(f"{len(known)} of {len(found)} places gave a difference, {MIN_READINGS} needed; measure while it is quieter")
     values = [difference.median for difference in known]
     low, high = median_interval(values)
     return Difference(median(values), low, high, median(each.base for each in known), sum(each.rounds for each in known))
 
 
-def _in_one_process(seconds: float) -> dict[Step, Difference | NoResult]:
-    """Steps from the same network share their rounds."""
-    found: dict[Step, Difference | NoResult] = {}
+def _in_one_process(seconds: float) -> list[dict[Step, Difference | NoResult]]:
+    """In each place.  Steps from the same network share their rounds."""
+    places, held = random.Random(), list[object]()
+    found: list[dict[Step, Difference | NoResult]] = [{} for _ in range(PLACES)]
     with ready_to_measure(SETTING):
-        for before in _bases():
+        for place, before in product(found, _bases()):
             steps = [step for step in STEPS if step.networks[0].widths == before]
             work = _inferences({"before": steps[0].networks[0], **{str(step): step.networks[1] for step in steps}})
+            held += [pieces_of_memory(places, CPU.device), *work.values()]
             base = work.pop("before")
             differences = paired_differences(base, work, METERS["wall_clock"](), seconds)
-            found |= {step: differences[str(step)] for step in steps}
+            place |= {step: differences[str(step)] for step in steps}
     return found
 
 

@@ -1,6 +1,6 @@
 """Anchors: whole networks measured as they are, to correct the sum of their layers.
 
-Layers measured alone keep their weights and activations in the caches and sum up to less than the network takes.  The bias is much
+Layers measured alone keep their code and weights in the caches and sum up to less than the network takes.  The bias is much
 the same for all networks of a session, so a factor per quantity and setting, and a constant per layer where that helps (``profiler.fit``),
 remove most of it; how well they would have predicted each anchor from the others is the leave-one-out error.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from statistics import fmean
 
 from torch import Tensor, nn
@@ -52,7 +51,7 @@ def network_work(modules: Mapping[str, nn.Module], example: Tensor, setting: Set
     if example.shape[0] != setting.batch:
         raise ValueError(f"the example holds {example.shape[0]} images; the setting is {setting}: give {setting.batch}")
     example = example.to(on.device).contiguous(memory_format=MEMORY_FORMATS[setting.layout])
-    return {name: on.ready(partial(module.to(on.device), example)) for name, module in modules.items()}
+    return {name: on.ready(module.to(on.device), example) for name, module in modules.items()}
 
 
 def measure_networks(

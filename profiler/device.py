@@ -8,12 +8,14 @@ import hashlib
 import json
 import os
 import platform
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from costs.table import Setting
 from profiler.meters.nvml import driver_version, torch_uuid
@@ -21,9 +23,12 @@ from profiler.processor import CPU, Processor
 
 Fingerprint = dict[str, str | int | bool]
 
+PROTOCOL = 2  # of measuring: layers timed in a loop (1) and on inputs just written (2) don't belong in one sum
+
 # glibc <malloc.h>
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 64 * 2**20
+_PIECES, _PIECE_BITS = 64, (10, 20)  # each with room for 2**10 to 2**20 numbers
 
 
 def fingerprint(threads: int, on: Processor = CPU) -> Fingerprint:
@@ -32,6 +37,7 @@ def fingerprint(threads: int, on: Processor = CPU) -> Fingerprint:
     Pins the allocator first, so that the answer is the same before and after measuring.
     """
     return {
+        "protocol": PROTOCOL,
         "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": cores(),
@@ -79,6 +85,11 @@ def pin_allocator() -> str:
         return "default"
     accepted = mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
     return "glibc pinned" if accepted else "default"
+
+
+def pieces_of_memory(places: random.Random, device: torch.device) -> list[Tensor]:
+    """Memory of many sizes, never written.  While it is held, what is allocated next lies elsewhere, on other pages."""
+    return [torch.empty(int(2 ** places.uniform(*_PIECE_BITS)), device=device) for _ in range(_PIECES)]
 
 
 def cores() -> int:

@@ -1,8 +1,8 @@
 """From the sum of a network's layers to the network: a scale, and what each layer takes in a network beyond it.
 
-Measured alone, over and over, a layer finds its code and its weights in the nearest caches.  In a network it doesn't: large layers take
-some percent longer, and each layer, the smallest most visibly, some microseconds.  The microseconds are fitted only where that predicts
-networks that were left out better than the scale alone does.
+Measured alone, a layer finds its code and its weights in the nearest caches.  In a network it doesn't: large layers take some percent
+longer, and each layer, the smallest most visibly, some microseconds.  The microseconds are fitted only where that predicts networks that
+were left out better than the scale alone does.
 """
 
 from __future__ import annotations

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from profiler.meters import METERS, Meter
-from profiler.timing import Work
+from profiler.timing import Fed, Work
 
 WARM_UP_CALLS = 3  # before a capture, so that libraries choose their kernels and workspaces outside it
 
@@ -25,8 +27,8 @@ class Processor(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def ready(self, work: Work) -> Work:
-        """The work, as it is repeated; its tensors are on ``device``."""
+    def ready(self, function: Callable[..., object], *inputs: Tensor) -> Work:
+        """The function of these inputs, as it is repeated; all its tensors are on ``device``."""
         ...
 
     def meter(self) -> Meter: ...
@@ -45,8 +47,8 @@ class Cpu:
         if device.index:
             raise ValueError(f"torch_device is {device}; a machine has one cpu: write cpu")
 
-    def ready(self, work: Work) -> Work:
-        return work
+    def ready(self, function: Callable[..., object], *inputs: Tensor) -> Work:
+        return Fed(function, inputs)
 
     def meter(self) -> Meter:
         return METERS["wall_clock"]()
@@ -68,7 +70,8 @@ class Cuda:
         torch.cuda.set_device(self.device)
         self._memory = torch.cuda.graph_pool_handle()  # of all graphs: one runs at a time
 
-    def ready(self, work: Work) -> Work:
+    def ready(self, function: Callable[..., object], *inputs: Tensor) -> Work:
+        work = partial(function, *inputs)
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):

@@ -5,18 +5,21 @@ Latencies first, of every layer, in one session; then, with a meter, energies in
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from costs.families import Network, largest_widths
 from costs.shapes import LayerShape, Wiring
 from costs.table import Calibration, CostTable, NoCost, Setting
 from growth.networks import build
 from profiler.anchors import anchor_widths, calibrate, network_work
-from profiler.device import Fingerprint, fingerprint, ready_to_measure
+from profiler.device import Fingerprint, fingerprint, pieces_of_memory, ready_to_measure
 from profiler.energy_costs import check_room, measure_energy_costs
 from profiler.energy_request import EnergyRequest
 from profiler.processor import CPU, Processor
@@ -29,8 +32,9 @@ from profiler.units import unit_work
 ONE_IMAGE = Setting()
 ANCHORS = 8
 ANCHOR_SEED = 0
-REFINE_AT = (0.2, 0.4, 0.6)  # of the time: each time, an interval between two widths can be halved
-ROUNDS_OF_ALL = 20  # that the time after that must hold
+SITTINGS = 6  # whose medians' range covers their median with more than 95 %
+REFINED = 3  # after each of the first ones an interval between two widths can be halved
+ROUNDS_OF_ALL = 60  # that the time after that must hold: a reading is one call
 WARN_DRIFT_PERCENT, WARN_ERROR_PERCENT = 3.0, 15.0
 WARN_TWIN_PERCENT = 5.0  # two intervals of 3 % leave a difference of 4.2 % to chance
 
@@ -109,8 +113,8 @@ def profile_device(
         check_room(energy.plan, shapes_on(wiring, grids), len(widths))
     with ready_to_measure(setting):
         wholes = _anchor_work(network, widths, setting, on)
-        ahead = energy.plan.seconds if energy else 0.0
-        session = _measured(wiring, grids, wholes, setting, seconds, partial(_sooner, progress, ahead), should_stop, kept or Readings(), on)
+        sooner = partial(_sooner, progress, energy.plan.seconds if energy else 0.0)
+        session = _measured(wiring, grids, wholes, setting, seconds, sooner, should_stop, kept or Readings(), on)
         units = {key: measured for key, measured in session.results.items() if isinstance(key, LayerShape)}
         measured = {key: (widths[key], found) for key, found in session.results.items() if isinstance(key, str)}
         entries = as_entries(units, setting)
@@ -122,7 +126,7 @@ def profile_device(
         profile = Profile(table, fingerprint(setting.threads, on), missing, session.rounds, _known(latency_ms=session.drift))
         if energy is None:
             return profile
-        nets = {name: (widths[name], inference) for name, inference in wholes.items()}
+        nets = {name: (widths[name], inference) for name, inference in wholes().items()}
         try:
             found = measure_energy_costs(table, wiring, nets, setting, energy, partial(_later, progress, seconds), should_stop)
         except NoResult as reason:
@@ -139,7 +143,7 @@ def profile_device(
 def _measured(
     wiring: Wiring,
     grids: Grids,
-    wholes: Mapping[str, Work],
+    wholes: Callable[[], Mapping[str, Work]],
     setting: Setting,
     seconds: float,
     progress: Progress,
@@ -147,22 +151,25 @@ def _measured(
     kept: Readings,
     on: Processor,
 ) -> Session[LayerShape | str]:
-    """One session of layers and whole networks, the grids made finer after some of its time where that is worth it."""
-    work: dict[LayerShape | str, Work] = dict(wholes.items())
+    """Sittings of layers and whole networks, each with their tensors in other places; the grids made finer after the first ones, where
+    that is worth it."""
     meter, watch = on.meter(), sentinel(on)
 
     def tell(done: int, _total: int, message: str) -> None:
         progress(min(done, int(seconds)), int(seconds), message)
 
-    rounds = 0
-    for share in (*REFINE_AT, 1.0):
-        work.update(unit_work([shape for shape in shapes_on(wiring, grids) if shape not in work], setting, on).items())
+    rounds, taken, places = 0, list[Tensor](), random.Random(ANCHOR_SEED)  # noqa: S311 - a place in memory is no secret
+    for sitting in range(1, SITTINGS + 1):
+        taken += pieces_of_memory(places, on.device)
+        networks, layers = wholes(), unit_work(shapes_on(wiring, grids), setting, on)  # while those of the last sitting are held
         session = interleave(
-            work, meter, share * seconds,
+            {**networks, **layers}, meter, sitting / SITTINGS * seconds,
             sentinel=watch, synchronise=on.synchronise, progress=tell, should_stop=should_stop, kept=kept,
         )  # fmt: skip
         rounds += session.rounds
-        if share < 1:
+        if should_stop():
+            break
+        if sitting <= REFINED:
             times = {key: found.median for key, found in session.results.items() if isinstance(key, LayerShape)}
             room = (seconds - kept.seconds) / ROUNDS_OF_ALL / slowdown(session.results.values(), kept.seconds)
             grids = refined(wiring, grids, times, room)
@@ -194,8 +201,9 @@ def _error_words(calibration: Calibration) -> str:
     )
 
 
-def _anchor_work(network: Network, widths: Mapping[str, Sequence[int]], setting: Setting, on: Processor) -> dict[str, Work]:
+def _anchor_work(network: Network, widths: Mapping[str, Sequence[int]], setting: Setting, on: Processor) -> Callable[[], dict[str, Work]]:
+    """One inference of each anchor; the tensors of each call are its own."""
     generator = torch.Generator().manual_seed(ANCHOR_SEED)
     modules = {name: build(replace(network, widths=tuple(w)), generator).eval() for name, w in widths.items()}
     images = torch.randn(setting.batch, network.in_channels, network.image_size, network.image_size, generator=generator)
-    return network_work(modules, images, setting, on)
+    return lambda: network_work(deepcopy(modules), images.clone(), setting, on)

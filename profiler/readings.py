@@ -1,4 +1,4 @@
-"""What a session has read so far, kept in a file, so that a session that was killed goes on from there."""
+"""What a session has read so far, sitting by sitting, kept in a file, so that a session that was killed goes on from there."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ KEEP_EVERY_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Readings:
-    """Valid readings per call, in the meter's unit, and the calls that fill a window, by the name of what was read.
+    """Valid readings per call, in the meter's unit, sitting by sitting, and the calls that fill a window, by the name of what was read.
 
     ``seconds`` is the time that they took.  ``interrupted`` until the run that goes on from them has made sure that it may.
     """
 
     seconds: float = 0.0
-    values: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, list[list[float]]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     interrupted: bool = False
+
+    def sittings(self, name: str) -> list[list[float]]:
+        """What was read in each sitting, and a last, empty list for the one that begins."""
+        before = [sitting for sitting in self.values.get(name, ()) if sitting]
+        self.values[name] = [*before, []]
+        return self.values[name]
 
     def forget(self) -> None:
         """As if nothing had been read."""
         self.seconds = 0.0
-        for values in self.values.values():
-            values.clear()
+        for sittings in self.values.values():
+            for readings in sittings:
+                readings.clear()
 
     def keep(self) -> None:
         """Called after every round; here they are kept in memory alone."""
@@ -54,7 +61,7 @@ class ReadingsFile(Readings):
             left = json.loads(self.path.read_text())
             if left["plan"] == json.loads(json.dumps(self.plan)):
                 seconds, calls = float(left["seconds"]), {name: int(number) for name, number in left["calls"].items()}
-                values = {name: list(map(float, read)) for name, read in left["values"].items()}
+                values = {name: [list(map(float, read)) for read in sittings] for name, sittings in left["values"].items()}
                 self.seconds, self.calls, self.values, self.interrupted = seconds, calls, values, True
         except FileNotFoundError:
             return

@@ -18,7 +18,7 @@ from profiler.timing import Measurement
 
 WORTH = 0.005  # of a middling network: a rise below is a plateau
 VECTOR = 16  # widths between are multiples of it where there is room: many devices take steps of this many channels or a part of it
-BURST_MS = 1.0
+VISIT_MS = 0.1  # of a visit, beside its two calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def refined(wiring: Wiring, grids: Grids, times: Mapping[LayerShape, float], rou
 
 def slowdown(results: Iterable[Measurement], seconds: float) -> float:
     """How many times as long as its readings themselves a session takes: for what is rejected and taken again on a busy machine."""
-    return max(1.0, 1e3 * seconds / sum((_visit(found.median) * found.repetitions for found in results), BURST_MS))
+    return max(1.0, 1e3 * seconds / sum((_visit(found.median) * found.repetitions for found in results), VISIT_MS))
 
 
 def _candidates(wiring: Wiring, grids: Grids, times: Mapping[LayerShape, float]) -> Iterator[_Candidate]:
@@ -107,5 +107,5 @@ def _sum(shapes: Iterable[LayerShape], times: Mapping[LayerShape, float]) -> flo
 
 
 def _visit(milliseconds: float) -> float:
-    """What a visit takes: a call to warm the caches, and a burst."""
-    return milliseconds + max(BURST_MS, milliseconds)
+    """What a visit takes: a call to warm the caches, and the one that is timed."""
+    return 2 * milliseconds + VISIT_MS

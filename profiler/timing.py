@@ -1,9 +1,13 @@
 """Repeated measurement of many pieces of work on a machine that others use too.
 
 Each round visits every subject once, in random order, so that a slow minute of the machine falls on all of them.  A visit is one
-call to warm the caches, then a burst of calls long enough for the meter.  A disturbed reading is dropped, counted, and taken again.
+call to warm the caches, then as many calls as are long enough for the meter: one, on a CPU, and on inputs that were just written, as a
+layer of a network finds them.  A disturbed reading is dropped, counted, and taken again.
 What is reported is the median with its 95 % confidence interval by order statistics, which assumes nothing about the noise.  With
 fewer than five valid readings there is no result: a reason is given instead of a number.
+
+One kind of noise is the same in every round: where a layer's tensors lie in memory moves its time by several percent for as long as they
+lie there.  So a profile has several sittings, each with its tensors in other places, and an interval covers what they differ by.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
 from typing import Generic, TypeVar
+
+from torch import Tensor
 
 from profiler.meters import Meter, Origin
 from profiler.meters.base import THIS_PROCESS
@@ -89,12 +95,29 @@ def at_once() -> None:
 
 
 @dataclass(slots=True)
+class Fed:
+    """Work on inputs.  After ``write`` the next call finds copies of them that were just written, as it does in use."""
+
+    function: Callable[..., object]
+    inputs: tuple[Tensor, ...]
+    _written: tuple[Tensor, ...] | None = field(default=None, init=False)
+
+    def write(self) -> None:
+        self._written = tuple(each + 0 for each in self.inputs)
+
+    def __call__(self) -> object:
+        inputs, self._written = self._written or self.inputs, None
+        return self.function(*inputs)
+
+
+@dataclass(slots=True)
 class Subject:
-    """One piece of work, how many calls fill a window, and its readings so far."""
+    """One piece of work, how many calls fill a window, its readings in this sitting, and those in each one before."""
 
     work: Work
     calls: int = 0  # until it is known how many
     readings: list[float] = field(default_factory=list)
+    earlier: Sequence[Sequence[float]] = ()
     origin: Origin = THIS_PROCESS
     disturbances: Counter[str] = field(default_factory=Counter)
 
@@ -111,6 +134,8 @@ class Subject:
     def visit(self, meter: Meter) -> bool:
         """One reading; False if it was disturbed."""
         self.work()
+        if isinstance(self.work, Fed):
+            self.work.write()
         meter.start()
         for _ in range(self.calls):
             self.work()
@@ -129,16 +154,26 @@ class Subject:
                 break
             self.visit(meter)
 
+    @property
+    def all_readings(self) -> list[float]:
+        """Of all sittings, in their order."""
+        return [reading for sitting in (*self.earlier, self.readings) for reading in sitting]
+
     def measurement(self) -> Measurement | None:
-        """None with too few readings."""
-        if len(self.readings) < MIN_READINGS:
+        """The median of all readings; its interval holds theirs, and that of the sittings' medians.  None with too few readings."""
+        readings = self.all_readings
+        if len(readings) < MIN_READINGS:
             return None
-        low, high = median_interval(self.readings)
-        return Measurement(median(self.readings), low, high, len(self.readings), self.disturbances.total(), self.origin)
+        sittings = [median(sitting) for sitting in (*self.earlier, self.readings) if sitting]
+        ends = [*median_interval(readings), *(median_interval(sittings) if len(sittings) > 1 else ())]
+        return Measurement(median(readings), min(ends), max(ends), len(readings), self.disturbances.total(), self.origin)
 
     def converged(self) -> bool:
-        measured = self.measurement()
-        return measured is not None and measured.half_width <= PRECISION
+        """Whether another round of this sitting would tell little."""
+        if len(self.readings) < MIN_READINGS:
+            return False
+        low, high = median_interval(self.readings)
+        return max(high / median(self.readings) - 1, 1 - low / median(self.readings)) <= PRECISION
 
 
 def silent(_done: int, _total: int, _message: str) -> None:
@@ -163,12 +198,12 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     kept: Readings | None = None,
 ) -> Session[Key]:
-    """Measure all ``work`` in rounds until every interval is within 2 % or ``seconds`` have passed.
+    """Measure all ``work`` in rounds until every interval is within 2 % or ``seconds`` have passed: one sitting.
 
     A subject that has fewer than five valid readings by then is visited on, for at most as long again.  ``should_stop`` ends the
     run early, as if all time were spent.  ``sentinel`` is a fixed reference visited in every round.  ``synchronise`` waits for work that
-    outlasts its call.  ``kept`` holds what an interrupted run of the same work has read, and the time that it took; it is gone on from
-    unless the sentinel says that the machine has changed.
+    outlasts its call.  ``kept`` holds what earlier sittings of the same work have read, and the time that they took, which counts.  They
+    belong to the result, unless they were interrupted and the sentinel says that the machine has changed since.
     """
     kept = kept or Readings()
     subjects = {key: _subject(str(key), task, kept) for key, task in work.items()}
@@ -192,7 +227,7 @@ def interleave(
 
     while subjects and not should_stop():
         spent = clock() - start
-        lacking = [subject for subject in subjects.values() if len(subject.readings) < MIN_READINGS]
+        lacking = [subject for subject in subjects.values() if len(subject.all_readings) < MIN_READINGS]
         within = sum(subject.converged() for subject in subjects.values())
         if within == len(subjects) or spent > OVERTIME * seconds or (spent > seconds and not lacking):
             break
@@ -211,20 +246,22 @@ def interleave(
     results = {key: measured for key, subject in subjects.items() if (measured := subject.measurement())}
     missing = {key: _no_result(subject, seconds) for key, subject in subjects.items() if key not in results}
     progress(int(seconds), int(seconds), f"{len(results)} of {len(subjects)} measured in {rounds} rounds")
-    return Session(results, missing, rounds, drift(watch.readings) if watch else None)
+    return Session(results, missing, rounds, drift(watch.all_readings) if watch else None)
 
 
 def _subject(name: str, work: Work, kept: Readings) -> Subject:
-    return Subject(work, kept.calls.get(name, 0), kept.values.setdefault(name, []))
+    *earlier, readings = kept.sittings(name)
+    return Subject(work, kept.calls.get(name, 0), readings, earlier)
 
 
 def _changed(watch: Subject, meter: Meter) -> bool:
     """Whether the sentinel is not as quick as it was before the interruption.  Not where that can't be told for lack of readings."""
-    if len(watch.readings) < MIN_READINGS:
+    before = watch.all_readings
+    if len(before) < MIN_READINGS:
         return False
     now = Subject(watch.work, watch.calls)
     now.read(meter, 2 * MIN_READINGS)
-    return len(now.readings) >= MIN_READINGS and abs(median(now.readings) / median(watch.readings) - 1) > CHANGED
+    return len(now.readings) >= MIN_READINGS and abs(median(now.readings) / median(before) - 1) > CHANGED
 
 
 def warm_up(work: Work, clock: Callable[[], float]) -> float:
@@ -273,6 +310,6 @@ def drift(readings: Sequence[float]) -> float | None:
 def _no_result(subject: Subject, seconds: float) -> NoResult:
     rejected = ", ".join(f"{count} x {reason}" for reason, count in subject.disturbances.most_common()) or "none"
     return NoResult(
-        f"no result: {len(subject.readings)} valid readings, {MIN_READINGS} needed; rejected: {rejected}; "
+        f"no result: {len(subject.all_readings)} valid readings, {MIN_READINGS} needed; rejected: {rejected}; "
         f"time budget {seconds:g} s: give more time, or measure while the machine is quieter"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +57,7 @@ def unit_work(shapes: Iterable[LayerShape], setting: Setting, on: Processor = CP
         _materialise(unit, weights)
         inputs = [activations[: math.prod(size)].view(size) for size in sizes[shape]]
         unit.to(memory_format=memory_format)
-        work[shape] = on.ready(partial(unit, *(x.contiguous(memory_format=memory_format) if x.dim() == 4 else x for x in inputs)))
+        work[shape] = on.ready(unit, *(x.contiguous(memory_format=memory_format) if x.dim() == 4 else x for x in inputs))
     return work
 
 

@@ -19,7 +19,7 @@ class WallClock:
     """Milliseconds.  A window is disturbed when its threads waited for a core, or page-faulted, for more than 2 % of it."""
 
     quantity: CostName = "latency_ms"
-    window_seconds = 1e-3
+    window_seconds = 1e-6  # the clock resolves some ten nanoseconds
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import latency_curve, latency_steps
 from benchmarks.latency_networks import Row, _errors, affine_leave_one_out
-from benchmarks.latency_steps import STEPS, Step, _compared, _is_free, _over_processes
+from benchmarks.latency_steps import STEPS, Step, _compared, _is_free, _over_places
 from costs.table import Anchor, Calibration, CostEntry, CostTable, Setting, TableCost
 from profiler.paired import Difference
 from profiler.sweep import plan
@@ -56,14 +56,14 @@ def test_a_step_that_adds_less_than_one_percent_of_the_network_or_saves_is_free(
     assert not _is_free(0.21, 20.0)
 
 
-def test_differences_are_the_median_over_processes() -> None:
+def test_differences_are_the_median_over_places() -> None:
     processes = [difference(value) for value in (0.1, 0.9, 0.4, 0.5, 0.3)]
-    found = _over_processes([*processes, NoResult("too busy")])
+    found = _over_places([*processes, NoResult("too busy")])
     assert isinstance(found, Difference)
     assert (found.median, found.low, found.high, found.rounds) == (0.4, 0.1, 0.9, 150)
-    lacking = _over_processes([*processes[:4], NoResult("too busy")])
+    lacking = _over_places([*processes[:4], NoResult("too busy")])
     assert isinstance(lacking, NoResult)
-    assert "4 of 5 processes gave a difference, 5 needed" in str(lacking)
+    assert "4 of 5 places gave a difference, 5 needed" in str(lacking)
 
 
 def test_a_line_with_an_intercept_predicts_what_lies_on_it() -> None:

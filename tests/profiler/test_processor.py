@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from costs.families import Network
 from costs.table import Setting
@@ -29,15 +30,15 @@ class Counting(Cpu):
         super().__init__()
         self.given, self.called, self.waited, self.opened = 0, set[int](), 0, 0
 
-    def ready(self, work: Work) -> Work:
+    def ready(self, function: Callable[..., object], *inputs: Tensor) -> Work:
         number = self.given
         self.given += 1
 
-        def counted() -> None:
+        def counted(*arguments: Tensor) -> None:
             self.called.add(number)
-            work()
+            function(*arguments)
 
-        return counted
+        return super().ready(counted, *inputs)
 
     def meter(self) -> Meter:
         self.opened += 1

@@ -1,9 +1,12 @@
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 
 from costs.families import Network
 from costs.shapes import LayerShape
@@ -13,8 +16,9 @@ from profiler.__main__ import main
 from profiler.energy_request import EnergyRequest
 from profiler.meters import METERS, WallClock
 from profiler.plan import Plan
-from profiler.profile import profile_device
-from profiler.timing import NoResult, Session
+from profiler.profile import SITTINGS, profile_device
+from profiler.readings import Readings
+from profiler.timing import Fed, NoResult, Session
 
 TINY = Network("plain", (4, 4), 8, 1, 3)
 SETTING = Setting(batch=2)
@@ -53,6 +57,24 @@ def test_a_profile_prices_everything_the_network_can_become() -> None:
     assert len(calibration.anchors) == 6
     assert calibration.scale > 0
     assert CostTable.from_json(json.loads(json.dumps(result.table.to_json()))).calibrations == result.table.calibrations
+
+
+def test_each_sitting_finds_its_tensors_in_other_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, places = profile.interleave, dict[Any, list[int]]()
+
+    def seen(work: dict[Any, Fed], *arguments: Any, **options: Any) -> Session[Any]:
+        for name, each in work.items():
+            assert isinstance(each.function, torch.nn.Module)
+            for number, tensor in enumerate((*each.inputs, *each.function.parameters())):
+                places.setdefault((name, number), []).append(tensor.data_ptr())
+        return whole(work, *arguments, **options)
+
+    monkeypatch.setattr(profile, "interleave", seen)
+    kept = Readings()
+    profile_device(Network("plain", (32, 32), 16, 1, 3), "bench", SETTING, 1.1, 1.0, anchors=3, kept=kept)
+    assert all(before != after for found in places.values() for before, after in pairwise(found))
+    assert fmean(len(set(found)) for found in places.values()) > 3  # and not two by turns: few find again what was freed
+    assert len(kept.values["seed"]) == SITTINGS
 
 
 def test_a_profile_that_is_stopped_before_it_measured_gives_no_result() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from costs.families import Network
 from costs.shapes import LayerShape
 from costs.table import CostEntry, CostTable, Setting
-from profiler.refine import refined, slowdown
+from profiler.refine import VISIT_MS, refined, slowdown
 from profiler.sweep import grids_of, shapes_on
 from profiler.timing import Measurement
 
@@ -58,7 +58,7 @@ def test_a_round_stays_within_its_time_or_is_as_it_was(round_seconds: float) -> 
     found = refined(WIRING, GRIDS, times(GRIDS, staircase), round_seconds)
     assert all(set(points) <= set(more) and more == sorted(set(more)) for points, more in zip(GRIDS, found, strict=True))
     if found != GRIDS:
-        assert sum(time + max(1.0, time) for time in times(found, staircase).values()) <= 1e3 * round_seconds * 1.001
+        assert sum(2 * time + VISIT_MS for time in times(found, staircase).values()) <= 1e3 * round_seconds * 1.001
 
 
 def test_around_a_shape_without_a_result_nothing_is_added() -> None:
@@ -83,8 +83,9 @@ def test_widths_between_are_priced_exactly_once_the_steps_are_found() -> None:
 
 def test_a_busy_machine_is_as_slow_as_it_shows() -> None:
     readings = [Measurement(4.0, 4.0, 4.0, 100, 0), Measurement(0.5, 0.5, 0.5, 100, 0)]
-    assert slowdown(readings, 0.95) == pytest.approx(1)
-    assert slowdown(readings, 9.5) == pytest.approx(10, rel=0.01)
+    undisturbed = 100 * (2 * 4.0 + 2 * 0.5 + 2 * VISIT_MS) / 1e3
+    assert slowdown(readings, undisturbed) == pytest.approx(1)
+    assert slowdown(readings, 10 * undisturbed) == pytest.approx(10, rel=0.01)
     assert slowdown([], 0.0) == 1
 
 

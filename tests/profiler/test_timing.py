@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costs.model import CostName
 from profiler.meters import Reading
-from profiler.timing import MIN_READINGS, interleave, median_interval, warm_up
+from profiler.readings import Readings
+from profiler.timing import MIN_READINGS, Fed, Subject, interleave, median_interval, warm_up
 
 
 @dataclass
@@ -133,6 +135,49 @@ def test_stopping_keeps_what_was_measured() -> None:
     assert world.windows == 15
     assert (len(session.results), session.rounds) == (2, 7)  # the eighth visited one of the two
     assert interleave(work, world, seconds=10, clock=world.clock, should_stop=lambda: True).missing.keys() == {"a", "b"}
+
+
+def test_what_sittings_differ_by_is_within_the_interval() -> None:
+    """Each sitting alone is steady, so that its own readings differ by nothing: where its tensors lie moved all of them."""
+    world, kept = World(), Readings()
+    places = (2.0e-3, 2.1e-3, 1.9e-3, 2.05e-3, 2.02e-3, 1.97e-3)
+    for number, seconds in enumerate(places, 1):
+        found = interleave({"a": world.work("a", constant(seconds))}, world, 10, clock=world.clock, kept=kept).results["a"]
+        assert (found.low, found.high) == pytest.approx((1e3 * min(places[:number]), 1e3 * max(places[:number])))
+    assert found.median == pytest.approx(2.01, rel=0.01)
+    assert found.repetitions == len(places) * MIN_READINGS
+    for seconds in places:  # with twelve, their most extreme two need not be covered
+        found = interleave({"a": world.work("a", constant(seconds))}, world, 10, clock=world.clock, kept=kept).results["a"]
+    assert found.low > 1.9 + 0.01
+    assert found.high < 2.1 - 0.01
+
+
+@given(st.lists(st.lists(st.floats(1e-3, 1e3), max_size=9), min_size=1, max_size=8))
+def test_the_interval_of_sittings_holds_their_median(sittings: list[list[float]]) -> None:
+    *earlier, readings = sittings
+    found = Subject(lambda: None, 1, readings, earlier).measurement()
+    assert (found is None) == (sum(map(len, sittings)) < MIN_READINGS)
+    assert found is None or found.low <= found.median <= found.high
+
+
+def test_what_is_timed_finds_its_inputs_just_written() -> None:
+    """Once to warm the caches, on the inputs as they are; then on copies that were written before the clock was started."""
+    world, x, seen, written_at = World(), torch.arange(3.0), list[tuple[bool, list[float], float]](), list[float]()
+
+    def function(given: torch.Tensor) -> None:
+        seen.append((given is x, given.tolist(), world.began))
+        world.now += 1e-3
+
+    work = Fed(function, (x,))
+    subject = Subject(work, 1)
+    subject.prepare(world, world.clock)
+    for _ in range(2):
+        world.now += 1.0
+        assert subject.visit(world)
+        written_at.append(world.began)
+    assert [(own, began in written_at) for own, _, began in seen] == [(True, False), (False, True), (True, True), (False, True)]
+    assert all(values == [0, 1, 2] for _, values, _ in seen)
+    assert subject.readings == pytest.approx([1, 1])
 
 
 def test_the_sentinel_shows_a_machine_that_changes_speed() -> None:

@@ -1,6 +1,3 @@
-from functools import partial
-from typing import cast
-
 import pytest
 import torch
 from torch import nn
@@ -9,7 +6,7 @@ from costs.families import Family, Network, default_widths
 from costs.shapes import LayerShape
 from costs.table import Setting
 from growth.networks import build
-from profiler.timing import Work
+from profiler.timing import Fed, Work
 from profiler.units import Residual, example_inputs, unit_work
 
 FAMILIES: list[Family] = ["mobilenet_v1", "mobilenet_v2", "plain"]
@@ -17,9 +14,9 @@ FAMILIES: list[Family] = ["mobilenet_v1", "mobilenet_v2", "plain"]
 
 def module(work: Work) -> nn.Module:
     """What is called to do a unit's work."""
-    unit = cast("partial[object]", work).func
-    assert isinstance(unit, nn.Module)
-    return unit
+    assert isinstance(work, Fed)
+    assert isinstance(work.function, nn.Module)
+    return work.function
 
 
 def leaves(module: nn.Module) -> list[str]:
@@ -59,7 +56,7 @@ def test_every_unit_runs_and_gives_the_size_its_shape_says(family: Family, layou
 def test_weights_and_activations_are_shared_between_units() -> None:
     shapes = [LayerShape("conv2d", width, width, 3, 1, 1, 8, 8, True, "relu") for width in (4, 8, 16)]
     work = unit_work(shapes, Setting())
-    inputs = {call.args[0].data_ptr() for call in work.values()}  # type: ignore[attr-defined]  # partials, as built
+    inputs = {call.inputs[0].data_ptr() for call in work.values() if isinstance(call, Fed)}
     weights = {module(call).get_parameter("conv.weight").data_ptr() for call in work.values()}
     assert len(inputs) == len(weights) == 1
 
