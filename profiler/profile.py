@@ -32,8 +32,8 @@ from profiler.units import unit_work
 ONE_IMAGE = Setting()
 ANCHORS = 8
 ANCHOR_SEED = 0
-SITTINGS = 6  # whose medians' range covers their median with more than 95 %
-REFINED = 3  # after each of the first ones an interval between two widths can be halved
+SITTINGS = 12
+REFINED_AFTER = (2, 4, 6)  # sittings: each time, an interval between two widths can be halved
 ROUNDS_OF_ALL = 60  # that the time after that must hold: a reading is one call
 WARN_DRIFT_PERCENT, WARN_ERROR_PERCENT = 3.0, 15.0
 WARN_TWIN_PERCENT = 5.0  # two intervals of 3 % leave a difference of 4.2 % to chance
@@ -169,7 +169,7 @@ def _measured(
         rounds += session.rounds
         if should_stop():
             break
-        if sitting <= REFINED:
+        if sitting in REFINED_AFTER:
             times = {key: found.median for key, found in session.results.items() if isinstance(key, LayerShape)}
             room = (seconds - kept.seconds) / ROUNDS_OF_ALL / slowdown(session.results.values(), kept.seconds)
             grids = refined(wiring, grids, times, room)

@@ -1,8 +1,8 @@
 """Repeated measurement of many pieces of work on a machine that others use too.
 
 Each round visits every subject once, in random order, so that a slow minute of the machine falls on all of them.  A visit is one
-call to warm the caches, then as many calls as are long enough for the meter: one, on a CPU, and on inputs that were just written, as a
-layer of a network finds them.  A disturbed reading is dropped, counted, and taken again.
+call to warm the code, then as many calls as are long enough for the meter: one, on a CPU, and in the state of the caches in which a layer
+of a network finds them.  A disturbed reading is dropped, counted, and taken again.
 What is reported is the median with its 95 % confidence interval by order statistics, which assumes nothing about the noise.  With
 fewer than five valid readings there is no result: a reason is given instead of a number.
 
@@ -22,6 +22,7 @@ from functools import cache
 from statistics import median
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from profiler.meters import Meter, Origin
@@ -42,6 +43,7 @@ ATTEMPTS = 3  # in a round; long windows are disturbed more often and would othe
 # Of the sentinel: more, and readings from before an interruption are of another machine.  Alone it is 4 % quicker than among others
 CHANGED = 0.15
 SENTINEL = "sentinel"
+ELSE_BYTES = 2 * 2**20  # the cores' own caches hold less, the one that they share more
 OVERTIME = 2.0  # subjects that still lack readings when the budget is spent are visited until this multiple of it
 
 
@@ -96,18 +98,26 @@ def at_once() -> None:
 
 @dataclass(slots=True)
 class Fed:
-    """Work on inputs.  After ``write`` the next call finds copies of them that were just written, as it does in use."""
+    """Work on inputs.  After ``write`` the next call finds what it finds in use: copies of them that were just written, and the nearest
+    caches full of something else."""
 
     function: Callable[..., object]
     inputs: tuple[Tensor, ...]
     _written: tuple[Tensor, ...] | None = field(default=None, init=False)
 
     def write(self) -> None:
+        _something_else().add_(1)
         self._written = tuple(each + 0 for each in self.inputs)
 
     def __call__(self) -> object:
         inputs, self._written = self._written or self.inputs, None
         return self.function(*inputs)
+
+
+@cache
+def _something_else() -> Tensor:
+    with torch.inference_mode(False):  # else nobody could write to it outside
+        return torch.zeros(ELSE_BYTES, dtype=torch.uint8)
 
 
 @dataclass(slots=True)

@@ -18,10 +18,9 @@ class PowerModel:
     def __init__(self, watts: float | None = None, stopwatch: Meter | None = None) -> None:
         """MeterUnavailable without watts: they are never guessed."""
         if watts is None or not watts > 0:
-            raise MeterUnavailable(
-                f"power_model was given {watts} W; declare what the device draws under load, in watts above 0 "
-                "(from a wall meter, or its data sheet)"
-            )
+            given = "no watts" if watts is None else f"{watts:g} W"
+            remedy = "declare what the device draws under load, in watts above 0 (from a wall meter, or its data sheet)"
+            raise MeterUnavailable(f"power_model was given {given}; {remedy}")
         self._watts, self._stopwatch = watts, stopwatch or WallClock()
         self._origin = Origin("power_model", "estimated:power_model", "declared", "declared", f"{watts:g} W declared x measured time")
 
