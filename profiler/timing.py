@@ -17,7 +17,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import median
 from typing import Generic, TypeVar
@@ -165,25 +165,29 @@ class Subject:
             self.visit(meter)
 
     @property
+    def count(self) -> int:
+        """How many readings all sittings have."""
+        return len(self.readings) + sum(map(len, self.earlier))
+
+    @property
     def all_readings(self) -> list[float]:
         """Of all sittings, in their order."""
         return [reading for sitting in (*self.earlier, self.readings) for reading in sitting]
 
     def measurement(self) -> Measurement | None:
         """The median of all readings; its interval holds theirs, and that of the sittings' medians.  None with too few readings."""
-        readings = self.all_readings
-        if len(readings) < MIN_READINGS:
+        if self.count < MIN_READINGS:
             return None
-        sittings = [median(sitting) for sitting in (*self.earlier, self.readings) if sitting]
-        ends = [*median_interval(readings), *(median_interval(sittings) if len(sittings) > 1 else ())]
+        readings = self.all_readings
+        ends = list(median_interval(readings))
+        if self.earlier:
+            ends += median_interval([median(sitting) for sitting in (*self.earlier, self.readings) if sitting])
         return Measurement(median(readings), min(ends), max(ends), len(readings), self.disturbances.total(), self.origin)
 
     def converged(self) -> bool:
         """Whether another round of this sitting would tell little."""
-        if len(self.readings) < MIN_READINGS:
-            return False
-        low, high = median_interval(self.readings)
-        return max(high / median(self.readings) - 1, 1 - low / median(self.readings)) <= PRECISION
+        alone = replace(self, earlier=()).measurement()
+        return alone is not None and alone.half_width <= PRECISION
 
 
 def silent(_done: int, _total: int, _message: str) -> None:
@@ -237,7 +241,7 @@ def interleave(
 
     while subjects and not should_stop():
         spent = clock() - start
-        lacking = [subject for subject in subjects.values() if len(subject.all_readings) < MIN_READINGS]
+        lacking = [subject for subject in subjects.values() if subject.count < MIN_READINGS]
         within = sum(subject.converged() for subject in subjects.values())
         if within == len(subjects) or spent > OVERTIME * seconds or (spent > seconds and not lacking):
             break
@@ -320,6 +324,6 @@ def drift(readings: Sequence[float]) -> float | None:
 def _no_result(subject: Subject, seconds: float) -> NoResult:
     rejected = ", ".join(f"{count} x {reason}" for reason, count in subject.disturbances.most_common()) or "none"
     return NoResult(
-        f"no result: {len(subject.all_readings)} valid readings, {MIN_READINGS} needed; rejected: {rejected}; "
+        f"no result: {subject.count} valid readings, {MIN_READINGS} needed; rejected: {rejected}; "
         f"time budget {seconds:g} s: give more time, or measure while the machine is quieter"
     )
