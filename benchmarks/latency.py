@@ -2,7 +2,7 @@
 
     python -m benchmarks.latency --output latency.json [--only networks steps curve]
 
-Takes about 13 minutes.  All targets stand in the output, missed ones as such.
+Takes about 20 minutes.  All targets stand in the output, missed ones as such.
 """
 
 from __future__ import annotations

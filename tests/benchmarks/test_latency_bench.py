@@ -35,18 +35,25 @@ def difference(median: float, half: float = 0.1) -> Difference:
 
 @pytest.mark.parametrize(("table", "measured", "good"), [(1.0, 1.0, True), (1.2, 1.0, True), (1.3, 1.0, False), (0.7, 1.0, False)])
 def test_a_step_is_priced_within_a_quarter_of_what_was_measured(table: float, measured: float, good: bool) -> None:
-    found = _compared(DEAR, cost(DEAR, table), difference(measured))
+    found = _compared(DEAR, [cost(DEAR, table)], difference(measured))
     assert found["within_target"] is good
     assert found["error_percent"] == pytest.approx(100 * (table / measured - 1))
 
 
+def test_the_median_of_the_tables_is_judged_and_each_is_given() -> None:
+    found = _compared(DEAR, [cost(DEAR, added) for added in (0.9, 1.6, 1.1)], difference(1.0))
+    assert found["within_target"]
+    assert found["table_ms"] == pytest.approx(1.1)
+    assert found["tables_ms"] == pytest.approx([0.9, 1.6, 1.1])
+
+
 @pytest.mark.parametrize(("table", "measured", "good"), [(0.0, 0.05, True), (0.0, 1.0, False), (1.0, 0.0, False)])
 def test_a_free_step_must_be_free_when_measured_and_in_the_table(table: float, measured: float, good: bool) -> None:
-    assert _compared(FREE, cost(FREE, table), difference(measured))["within_target"] is good
+    assert _compared(FREE, [cost(FREE, table)], difference(measured))["within_target"] is good
 
 
 def test_a_step_that_could_not_be_measured_misses_its_target() -> None:
-    found: dict[str, Any] = _compared(DEAR, cost(DEAR, 1.0), NoResult("0 undisturbed pairs"))
+    found: dict[str, Any] = _compared(DEAR, [cost(DEAR, 1.0)], NoResult("0 undisturbed pairs"))
     assert (found["within_target"], found["reason"]) == (False, "0 undisturbed pairs")
 
 
