@@ -305,11 +305,13 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
 
 @cache
 def _rank(n: int, confidence: float) -> int:
-    """The largest such r, at least 1."""
-    tail, rank = 0.5**n, 1  # P(Binomial(n, 1/2) < rank)
+    """The largest such r, at least 1.  In whole numbers: the terms are beyond a float from 1 030 samples on."""
+    fewer = ways = rank = 1  # of ``all_ways``, those with fewer than ``rank`` samples below the median, and with one less than ``rank``
+    all_ways = 2**n
     while rank < (n + 1) // 2:
-        tail += math.comb(n, rank) * 0.5**n
-        if 2 * tail > 1 - confidence:
+        ways = ways * (n - rank + 1) // rank
+        fewer += ways
+        if 2 * fewer / all_ways > 1 - confidence:
             break
         rank += 1
     return rank

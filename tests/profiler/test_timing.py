@@ -2,6 +2,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -210,6 +211,13 @@ def test_warm_up_calls_until_durations_agree() -> None:
     world = World()
     warm_up(world.work("slow", constant(5.0)), world.clock)
     assert len(world.calls) == 3
+
+
+@pytest.mark.parametrize("n", [1_029, 1_030, 3_000, 10_000])
+def test_the_interval_of_the_median_is_found_for_as_many_samples_as_there_are(n: int) -> None:
+    low, high = median_interval(range(1, n + 1))
+    assert low + high == n + 1
+    assert low == pytest.approx(n / 2 - NormalDist().inv_cdf(0.975) * math.sqrt(n) / 2, abs=1)  # the binomial's normal limit
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=5, max_size=200))
