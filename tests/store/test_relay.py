@@ -182,7 +182,7 @@ def test_a_wiped_broker_is_told_again_and_a_busy_one_is_left_alone(db: Database,
     assert sorted(ring_lost(db, app, 0)) == sorted([*ids, elsewhere])
     assert ring_lost(db, app, 0) == [], "already owed"
     assert relay_once(db, app) == 4
-    assert broker.messages() == ids
+    assert sorted(broker.messages()) == sorted(ids), "in any order within a millisecond"
     assert broker.messages("profile.pi-4") == [elsewhere]
 
 
